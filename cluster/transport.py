@@ -1,0 +1,224 @@
+"""The message bus of the data plane: ZMQ sockets carrying versioned msgpack records, driven by the event loop.
+
+A ``Service`` (ZMQ ROUTER) listens; any number of ``Link``s (ZMQ DEALER) connect to it. Both are plain ZMQ sockets whose
+file descriptor the event loop watches: unlike ``zmq.asyncio`` a send costs no future, and a burst is read in one go.
+Sends never block. Loss shows as a disconnect (ZMTP heartbeats find silent peers), never as a hang.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from cluster.errors import ProtocolError
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+HEARTBEAT_MS = 500
+HEARTBEAT_TIMEOUT_MS = 2000
+SEND_BOUND = 10_000
+"""Messages queued towards one peer before it counts as lost."""
+
+
+class Wire(Generic[Out, In]):
+    """Packs what goes out and unpacks what comes in; the first byte is the protocol's version."""
+
+    def __init__(self, version: int, inbound: Any) -> None:
+        self._mark = bytes([version])
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder: msgspec.msgpack.Decoder[In] = msgspec.msgpack.Decoder(inbound)
+
+    def pack(self, message: Out) -> bytes:
+        return self._mark + self._encoder.encode(message)
+
+    def unpack(self, frame: bytes) -> In:
+        """Raises ProtocolError for another version or a malformed record."""
+        if frame[:1] != self._mark:
+            raise ProtocolError(f"peer speaks protocol version {frame[0] if frame else 'none'}, not {self._mark[0]}")
+        try:
+            return self._decoder.decode(memoryview(frame)[1:])
+        except msgspec.MsgspecError as error:
+            raise ProtocolError(f"undecodable message: {error}") from error
+
+
+def epoch() -> int:
+    """A number unique to this life of a process and larger than that of any earlier life on this host."""
+    return time.time_ns()
+
+
+def _configured(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:
+    socket = context.socket(kind)
+    socket.set(zmq.LINGER, 0)
+    socket.set(zmq.SNDHWM, SEND_BOUND)
+    socket.set(zmq.RCVHWM, SEND_BOUND)
+    socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.set(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    return socket
+
+
+def _number(socket: zmq.Socket[bytes], option: int) -> int:
+    """An integer socket option (pyzmq types all options as int or bytes)."""
+    value = socket.get(option)
+    assert isinstance(value, int)
+    return value
+
+
+class _Watched:
+    """A ZMQ socket on an event loop. ZMQ's descriptor is edge-triggered: every send may swallow the edge that a
+    message arrived on, so after each send the socket is looked at once more."""
+
+    def __init__(self, socket: zmq.Socket[bytes], ready: Callable[[], None]) -> None:
+        self.socket = socket
+        self._ready = ready
+        self._loop = asyncio.get_running_loop()
+        self._descriptor = _number(socket, zmq.FD)
+        self._again = False
+        self._loop.add_reader(self._descriptor, ready)
+        self.look_again()
+
+    def look_again(self) -> None:
+        if not self._again:
+            self._again = True
+            self._loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        self._again = False
+        if not self.socket.closed and _number(self.socket, zmq.EVENTS) & zmq.POLLIN:
+            self._ready()
+
+    def close(self) -> None:
+        if not self.socket.closed:
+            self._loop.remove_reader(self._descriptor)
+            self.socket.close()
+
+
+class Service(Generic[Out, In]):
+    """The listening side. ``on_message(peer, message)`` runs on the event loop; ``peer`` addresses the answer."""
+
+    def __init__(
+        self,
+        wire: Wire[Out, In],
+        on_message: Callable[[bytes, In], None],
+        *,
+        on_garbage: Callable[[bytes, ProtocolError], None] | None = None,
+    ) -> None:
+        self._wire = wire
+        self._on_message = on_message
+        self._on_garbage = on_garbage
+        self._watched: _Watched | None = None
+        self.endpoint = ""
+
+    def bind(self, host: str, port: int = 0) -> str:
+        """Listen and return the endpoint peers connect to. Port 0: any free one."""
+        socket = _configured(zmq.Context.instance(), zmq.ROUTER)
+        socket.set(zmq.ROUTER_MANDATORY, 1)
+        if ":" in host:
+            socket.set(zmq.IPV6, 1)
+            host = f"[{host}]"
+        socket.bind(f"tcp://{host}:{port or '*'}")
+        self.endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        self._watched = _Watched(socket, self._drain)
+        return self.endpoint
+
+    def send(self, peer: bytes, message: Out) -> bool:
+        """Queue a message. False if the peer is gone or its queue is full."""
+        if self._watched is None or self._watched.socket.closed:
+            return False
+        try:
+            self._watched.socket.send_multipart([peer, self._wire.pack(message)], zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return False
+        finally:
+            self._watched.look_again()
+        return True
+
+    def close(self) -> None:
+        if self._watched is not None:
+            self._watched.close()
+
+    def _drain(self) -> None:
+        assert self._watched is not None
+        while not self._watched.socket.closed:
+            try:
+                peer, frame = self._watched.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            except ValueError:
+                continue
+            self._deliver(peer, frame)
+
+    def _deliver(self, peer: bytes, frame: bytes) -> None:
+        try:
+            message = self._wire.unpack(frame)
+        except ProtocolError as error:
+            if self._on_garbage is not None:
+                self._on_garbage(peer, error)
+            return
+        self._on_message(peer, message)
+
+
+class Link(Generic[Out, In]):
+    """The connecting side. ``on_lost`` runs once when the connection, having been up, goes down."""
+
+    def __init__(
+        self,
+        wire: Wire[Out, In],
+        endpoint: str,
+        on_message: Callable[[In], None],
+        *,
+        on_lost: Callable[[], None] | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self._wire = wire
+        self._on_message = on_message
+        self._on_lost = on_lost
+        socket = _configured(zmq.Context.instance(), zmq.DEALER)
+        if "[" in endpoint:
+            socket.set(zmq.IPV6, 1)
+        monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+        self._monitor = _Watched(monitor, self._on_event)
+        socket.connect(endpoint)
+        self._watched = _Watched(socket, self._drain)
+
+    def send(self, message: Out) -> bool:
+        """Queue a message. False once closed or if the queue towards the peer is full."""
+        if self._watched.socket.closed:
+            return False
+        try:
+            self._watched.socket.send(self._wire.pack(message), zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return False
+        finally:
+            self._watched.look_again()
+        return True
+
+    def close(self) -> None:
+        if not self._watched.socket.closed:
+            self._monitor.close()
+            self._watched.socket.disable_monitor()
+            self._watched.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._watched.socket.closed
+
+    def _drain(self) -> None:
+        while not self._watched.socket.closed:
+            try:
+                frame = self._watched.socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._on_message(self._wire.unpack(frame))
+
+    def _on_event(self) -> None:
+        """A disconnect ends the link: ZMQ would reconnect, but a new life of the peer is a new link."""
+        while not self._monitor.socket.closed and _number(self._monitor.socket, zmq.EVENTS) & zmq.POLLIN:
+            recv_monitor_message(self._monitor.socket)
+            self.close()
+            if self._on_lost is not None:
+                self._on_lost()

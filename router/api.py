@@ -1,0 +1,140 @@
+"""The router protocol: what gateways and replicas say to the router actor, and what it answers (ZMQ, msgpack).
+
+Replicas register and report; gateways ask for leases and give them back. The router answers a question with exactly
+one ``Lease`` or ``Refused``, and tells everyone who is alive in a ``Directory``.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from cluster.errors import Failure
+from experts.api import EngineLimits, EngineState
+
+VERSION = 1
+
+LatencyClass = Literal["fast", "standard", "escalation"]
+PoolKind = Literal["expert", "draft"]
+
+
+class Registration(msgspec.Struct, frozen=True, tag=True):
+    """A replica offers itself. ``epoch`` is unique to this life of it; a larger epoch replaces a smaller one."""
+
+    pool: str
+    kind: PoolKind
+    replica: str
+    epoch: int
+    endpoint: str
+    limits: EngineLimits
+    node: str
+    pid: int
+
+
+class Report(msgspec.Struct, frozen=True, tag=True):
+    """What a replica is doing now. ``sequence`` grows; an older report is ignored. ``leases`` are the requests it
+    holds, so that a router that has just come back can count them."""
+
+    replica: str
+    epoch: int
+    sequence: int
+    state: EngineState
+    leases: tuple[str, ...] = ()
+
+
+class Withdraw(msgspec.Struct, frozen=True, tag=True):
+    """A replica is draining: it finishes what it has and takes nothing new."""
+
+    replica: str
+    epoch: int
+
+
+class Features(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the router may know of a request: shape, never content. Token counts are 0 until it has been rendered."""
+
+    prompt_tokens: int = 0
+    max_tokens: int = 0
+    tools: bool = False
+    code: bool = False
+    structured: bool = False
+    language: str | None = None
+
+
+class Ask(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Room for one request in ``pool``, please. ``route`` names the rule that chose the pool; ``timeout`` is what is
+    left of the request's deadline, in seconds."""
+
+    id: str
+    pool: str
+    route: str
+    features: Features
+    timeout: float
+    latency: LatencyClass = "standard"
+    tenant: str = ""
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True):
+    """The asker no longer wants an answer."""
+
+    id: str
+
+
+class Release(msgspec.Struct, frozen=True, tag=True):
+    """A lease is given back: its load is gone. Idempotent."""
+
+    id: str
+    lost: bool = False
+
+
+class Lease(msgspec.Struct, frozen=True, tag=True):
+    """Room has been reserved on this replica. ``route`` says which rule chose the pool, for audit and header."""
+
+    id: str
+    pool: str
+    replica: str
+    epoch: int
+    endpoint: str
+    route: str
+    waited: float
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """No. ``failure.reason`` says why."""
+
+    id: str
+    failure: Failure
+
+
+class Hello(msgspec.Struct, frozen=True, tag=True):
+    """A gateway lives; it is answered with a ``Directory``, now and whenever it says so again."""
+
+    gateway: str
+    epoch: int
+
+
+class ReplicaView(msgspec.Struct, frozen=True):
+    """One replica as the router sees it. ``reserved`` counts the leases out on it."""
+
+    registration: Registration
+    state: EngineState
+    reserved: int
+    age: float
+
+
+class PoolView(msgspec.Struct, frozen=True):
+    """One pool: its replicas and how many requests wait for it."""
+
+    pool: str
+    kind: PoolKind
+    queued: int
+    replicas: tuple[ReplicaView, ...]
+
+
+class Directory(msgspec.Struct, frozen=True, tag=True):
+    """Everything alive, as of now. Draft replicas reach verifiers, and the whole reaches gateways, this way."""
+
+    epoch: int
+    pools: tuple[PoolView, ...]
+
+
+ToRouter = Registration | Report | Withdraw | Ask | Cancel | Release | Hello
+FromRouter = Lease | Refused | Directory

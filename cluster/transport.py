@@ -7,7 +7,7 @@ Sends never block. Loss shows as a disconnect (ZMTP heartbeats find silent peers
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -222,3 +222,54 @@ class Link(Generic[Out, In]):
             self.close()
             if self._on_lost is not None:
                 self._on_lost()
+
+
+class BlockingLink(Generic[Out, In]):
+    """The connecting side for code that has no event loop and may wait, but never long (see ``wait``).
+
+    Nothing is queued for a peer that is not connected: ``send`` says so at once. ZMQ reconnects by itself. A message
+    longer than ``largest`` bytes drops the connection. Not thread-safe.
+    """
+
+    def __init__(self, wire: Wire[Out, In], endpoint: str, *, largest: int = -1) -> None:
+        self._wire = wire
+        self.socket = _configured(zmq.Context.instance(), zmq.DEALER)
+        self.socket.set(zmq.IMMEDIATE, 1)
+        self.socket.set(zmq.MAXMSGSIZE, largest)
+        if "[" in endpoint:
+            self.socket.set(zmq.IPV6, 1)
+        self.socket.connect(endpoint)
+
+    def send(self, message: Out) -> bool:
+        """False if the peer is not connected or its queue is full."""
+        try:
+            self.socket.send(self._wire.pack(message), zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return False
+        return True
+
+    def receive(self) -> In | None:
+        """The next message that is already here, or None. Raises ProtocolError for one that cannot be read."""
+        try:
+            frames = self.socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return None
+        if len(frames) != 1:
+            raise ProtocolError(f"a message of {len(frames)} frames")
+        return self._wire.unpack(frames[0])
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+AnyLink = TypeVar("AnyLink", bound=BlockingLink[Any, Any])
+
+
+def wait(links: Sequence[AnyLink], timeout: float) -> list[AnyLink]:
+    """The links with something to read, after at most ``timeout`` seconds (counted in whole milliseconds, rounded
+    down, so never longer); none if time is up."""
+    poller = zmq.Poller()
+    for link in links:
+        poller.register(link.socket, zmq.POLLIN)
+    readable = dict(poller.poll(int(max(0.0, timeout) * 1000)))
+    return [link for link in links if link.socket in readable]

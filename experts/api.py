@@ -1,0 +1,156 @@
+"""What an expert is, seen from outside: the requests it takes, the chunks it gives, the state it reports.
+
+Everything here may cross a process, so everything is a frozen msgspec record. ``Engine`` is the one narrow door to a
+model runtime; vLLM, the draft engine's host and the simulated engine stand behind it and pass one contract suite.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from cluster.errors import Failure
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+GrammarKind = Literal["json_object", "json_schema", "regex", "choice"]
+
+
+class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How to choose tokens. Defaults are OpenAI's; ``top_k`` 0 means no limit, ``logprobs`` None means none."""
+
+    max_tokens: int = 16
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    logit_bias: dict[int, float] = {}
+
+
+class Grammar(msgspec.Struct, frozen=True):
+    """A constraint on the output. ``text`` is a JSON schema, a regular expression or a JSON list of choices."""
+
+    kind: GrammarKind
+    text: str = ""
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One sequence to generate. ``timeout`` is what is left of its deadline in seconds when it is sent."""
+
+    id: str
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    timeout: float
+    grammar: Grammar | None = None
+    adapter: str | None = None
+    priority: int = 0
+    speculate: bool = True
+
+
+class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
+    token: int
+    text: str
+    logprob: float
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """The chosen token, its natural-log probability, and the ``Sampling.logprobs`` likeliest at its position."""
+
+    token: int
+    text: str
+    logprob: float
+    top: tuple[TopLogprob, ...] = ()
+
+
+class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one engine step added to one request.
+
+    ``text`` is the detokenised delta (it may lag the tokens inside a character or a possible stop string).
+    ``drafted`` drafts were verified in this step and the first ``accepted`` of ``tokens`` came from them.
+    The last chunk, and only the last, has ``finish``; it repeats the prompt's size for the bill.
+    """
+
+    id: str
+    tokens: tuple[int, ...] = ()
+    text: str = ""
+    drafted: int = 0
+    accepted: int = 0
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    finish: FinishReason | None = None
+    stop: str | int | None = None
+    error: Failure | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+
+
+class EngineLimits(msgspec.Struct, frozen=True):
+    """Known once the model is loaded. ``max_running`` sequences share a step, ``max_context`` is prompt + output."""
+
+    max_context: int
+    max_running: int
+    vocabulary: int
+
+
+class EngineState(msgspec.Struct, frozen=True):
+    """A reading of an engine's load. Counters only grow within one epoch; ``step_ms`` is a moving average."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_use: float = 0.0
+    step_ms: float = 0.0
+    steps: int = 0
+    tokens: int = 0
+    prompt_tokens: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    preemptions: int = 0
+
+
+class DraftPeer(msgspec.Struct, frozen=True):
+    """A live draft replica: where it listens and which life of it this is."""
+
+    replica: str
+    epoch: int
+    endpoint: str
+
+
+StepSink = Callable[[Sequence[Chunk]], None]
+"""Called on the event loop once per engine step with the chunks of all requests that step touched."""
+
+
+class Engine(Protocol):
+    """One model on its hardware. All methods are called on one event loop; none blocks it.
+
+    Every submitted request ends in exactly one chunk with ``finish`` (also after ``abort`` and after the engine died:
+    then ``finish="error"`` with a failure). ``submit`` raises a typed error for what can be known at once
+    (``TooLong``, ``BadRequest``); a request id may be reused once it has finished.
+    """
+
+    @property
+    def limits(self) -> EngineLimits: ...
+
+    async def start(self, sink: StepSink) -> None:
+        """Load the model. Raises ConfigError, ModelCorrupt or EngineFailed."""
+
+    def submit(self, request: GenerateRequest) -> None: ...
+
+    def abort(self, request_id: str) -> None:
+        """End it within one step. Unknown ids are ignored: an abort may cross the finish on the wire."""
+
+    def state(self) -> EngineState: ...
+
+    def use_drafts(self, peers: Sequence[DraftPeer]) -> None:
+        """Replace the known draft replicas. Engines without split speculation ignore it."""
+
+    def healthy(self) -> bool:
+        """False once the engine can no longer serve; the replica then reports itself unhealthy."""
+
+    async def stop(self) -> None: ...

@@ -1,0 +1,126 @@
+"""Configuration of pools: one section per pool, each with its model, engine, speculation, resources and scaling."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from cluster.config import Section
+
+Layout = Literal["off", "ngram", "split"]
+
+
+class VllmEngine(Section):
+    """vLLM. ``options`` go to vLLM's engine arguments as they are; an unknown one stops the start with its name."""
+
+    kind: Literal["vllm"] = "vllm"
+    runner: Literal["auto", "in_process", "async"] = Field(
+        default="auto",
+        description="in_process: LLMEngine on a thread of the replica; async: AsyncLLM with its own engine process; "
+        "auto: in_process without a GPU, async with one",
+    )
+    options: dict[str, Any] = Field(default_factory=dict)
+    cores: tuple[int, ...] = Field(
+        default=(), description="CPU cores to pin to (modulo those available); empty: not pinned"
+    )
+    adapters: dict[str, str] = Field(default_factory=dict, description="LoRA adapters: name to directory")
+
+
+class SimulatedEngine(Section):
+    """A deterministic stand-in with settable timing and faults, for routers, gateways, load and virtual time."""
+
+    kind: Literal["simulated"] = "simulated"
+    ttft_ms: Annotated[float, Field(ge=0)] = 20.0
+    tpot_ms: Annotated[float, Field(ge=0)] = 5.0
+    max_running: Annotated[int, Field(ge=1)] = 64
+    max_context: Annotated[int, Field(ge=16)] = 4096
+    vocabulary: Annotated[int, Field(ge=16)] = 2048
+    acceptance: Annotated[float, Field(ge=0, le=1)] = 0.0
+    depth: Annotated[int, Field(ge=0, le=16)] = 0
+    fail_after: int | None = Field(default=None, description="engine dies after so many steps")
+    stall_after: int | None = Field(default=None, description="engine stops stepping, silently, after so many steps")
+
+
+class DraftEngine(Section):
+    """The lean batched torch engine of a draft pool: static KV cache, sessions, greedy."""
+
+    kind: Literal["draft"] = "draft"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["cpu", "cuda"] = "cpu"
+    max_sessions: Annotated[int, Field(ge=1)] = 64
+    max_context: Annotated[int, Field(ge=16)] = 2048
+    cores: tuple[int, ...] = ()
+
+
+EngineConfig = Annotated[VllmEngine | SimulatedEngine | DraftEngine, Field(discriminator="kind")]
+
+
+class Speculation(Section):
+    """How a pool's verifier gets its drafts. ``depth`` drafts per step; ``deadline_ms`` bounds the wait for them."""
+
+    layout: Layout = "off"
+    pool: str | None = Field(default=None, description="the draft pool, for layout split")
+    depth: Annotated[int, Field(ge=1, le=16)] = 4
+    deadline_ms: Annotated[float, Field(gt=0)] = 25.0
+    retry_ms: Annotated[float, Field(gt=0)] = Field(
+        default=500.0, description="after misses, how long to decode plainly before asking the draft pool again"
+    )
+
+    @model_validator(mode="after")
+    def _split_names_its_pool(self) -> "Speculation":
+        if (self.layout == "split") != (self.pool is not None):
+            raise ValueError("layout 'split' needs 'pool', and only it takes one")
+        return self
+
+
+class Resources(Section):
+    """What one replica asks Ray for. ``labels`` pin it to nodes; ``accelerator`` is Ray's accelerator type."""
+
+    cpus: Annotated[float, Field(ge=0)] = 1.0
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    memory_bytes: int | None = None
+    accelerator: str | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
+class Autoscaling(Section):
+    """Bounds and targets of Ray Serve's autoscaler for one pool."""
+
+    min_replicas: Annotated[int, Field(ge=0)] = 1
+    max_replicas: Annotated[int, Field(ge=1)] = 1
+    target_ongoing_requests: Annotated[float, Field(gt=0)] = 8.0
+    upscale_delay_s: Annotated[float, Field(ge=0)] = 10.0
+    downscale_delay_s: Annotated[float, Field(ge=0)] = 300.0
+
+    @model_validator(mode="after")
+    def _bounds_are_ordered(self) -> "Autoscaling":
+        if self.min_replicas > self.max_replicas:
+            raise ValueError("min_replicas is above max_replicas")
+        return self
+
+
+class PoolConfig(Section):
+    """One pool. ``model`` is a Hugging Face name, a directory, or ``zoo:NAME`` for one that ships with Switchyard."""
+
+    kind: Literal["expert", "draft"] = "expert"
+    model: str
+    description: str = ""
+    engine: EngineConfig
+    speculation: Speculation = Speculation()
+    resources: Resources = Resources()
+    replicas: Annotated[int, Field(ge=1)] = 1
+    autoscaling: Autoscaling | None = Field(default=None, description="replaces the fixed number of replicas")
+    drain_s: Annotated[float, Field(gt=0)] = Field(
+        default=120.0, description="how long a stopping replica may finish its streams"
+    )
+    languages: tuple[str, ...] = ()
+    modality: Literal["text", "image"] = "text"
+    cost: Annotated[float, Field(ge=0)] = Field(default=1.0, description="relative cost of a token")
+    required: bool = Field(default=True, description="without it the cluster is not ready")
+
+    @model_validator(mode="after")
+    def _kind_fits_engine(self) -> "PoolConfig":
+        if (self.kind == "draft") != (self.engine.kind == "draft"):
+            raise ValueError("a draft pool has the draft engine, and only a draft pool has it")
+        if self.kind == "draft" and self.speculation.layout != "off":
+            raise ValueError("a draft pool does not speculate")
+        return self

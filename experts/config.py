@@ -85,9 +85,11 @@ class Resources(Section):
 class Autoscaling(Section):
     """Bounds and targets of Ray Serve's autoscaler for one pool."""
 
-    min_replicas: Annotated[int, Field(ge=0)] = 1
+    min_replicas: Annotated[int, Field(ge=1)] = 1
     max_replicas: Annotated[int, Field(ge=1)] = 1
-    target_ongoing_requests: Annotated[float, Field(gt=0)] = 8.0
+    target_ongoing_requests: Annotated[float, Field(gt=0)] = Field(
+        default=8.0, description="requests per replica; below what one replica can run at once, or it never scales up"
+    )
     upscale_delay_s: Annotated[float, Field(ge=0)] = 10.0
     downscale_delay_s: Annotated[float, Field(ge=0)] = 300.0
 

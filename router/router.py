@@ -21,7 +21,7 @@ from router.rules import Choice, choose, describe
 class Prompts(Protocol):
     """Turns prompts into the tokens of a pool's model."""
 
-    def tokens(self, pool: str, prompt: Prompt) -> tuple[int, ...]:
+    async def tokens(self, pool: str, prompt: Prompt) -> tuple[int, ...]:
         """Raises BadRequest for a conversation the pool's template refuses."""
 
     def max_context(self, pool: str) -> int:
@@ -70,7 +70,7 @@ class Router:
         """From a client's wish to its stream of chunks; leaving the context ends it on the replica too."""
         features = describe(job)
         choice = choose(job.model, features, self._config, self._models)
-        request = self._render(job, choice)
+        request = await self._render(job, choice)
         lease = await self._desk.ask(self._ask(job, choice, features, request))
         chunks = self._pools.generate(lease, _later(request, lease.waited))
         try:
@@ -79,8 +79,8 @@ class Router:
             await chunks.aclose()
             self._desk.release(lease, lost=False)
 
-    def _render(self, job: Job, choice: Choice) -> GenerateRequest:
-        prompt = self._prompts.tokens(choice.pool, job.prompt)
+    async def _render(self, job: Job, choice: Choice) -> GenerateRequest:
+        prompt = await self._prompts.tokens(choice.pool, job.prompt)
         if not prompt:
             raise BadRequest("the prompt is empty", param="prompt")
         context = self._prompts.max_context(choice.pool)

@@ -18,7 +18,7 @@ CONTEXT = 20
 class WordPrompts:
     """One token per word."""
 
-    def tokens(self, pool: str, prompt: Prompt) -> tuple[int, ...]:
+    async def tokens(self, pool: str, prompt: Prompt) -> tuple[int, ...]:
         text = prompt.messages[-1].content if isinstance(prompt, Conversation) else str(prompt)
         return tuple(len(word) for word in text.split())
 

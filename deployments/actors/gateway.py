@@ -1,0 +1,61 @@
+"""A gateway replica: the front door, the one pipeline behind it, and the data plane to router and replicas."""
+
+from typing import Any
+
+from cluster.transport import epoch
+from deployments.actors.process import prepare, replica_name, router_resolver
+from deployments.config import Config, parse_json
+from deployments.dataplane.desk import RouterDesk
+from deployments.dataplane.membership import Resolve
+from deployments.dataplane.pools import ReplicaPools
+from deployments.ingress.prompts import PoolPrompts
+from deployments.ingress.server import FrontDoor, Ports
+from deployments.ingress.view import ConfiguredView
+from router.router import Router
+
+
+class GatewayReplica:
+    """The Serve deployment. Serve places and drains it; requests come in through ports of its own."""
+
+    async def __init__(self, config: str, router: Any, pools: list[Any]) -> None:  # type: ignore[misc]  # Serve awaits it
+        """``pools`` are the handles that tie the pools to this application; requests never go through them."""
+        prepare()
+        self._pools = pools
+        self._config = parse_json(config)
+        self._gateway = Gateway(self._config, router_resolver(router), replica_name())
+        self._ports = await self._gateway.start()
+
+    async def ports(self) -> Ports:
+        """Where it listens, for whoever asked for any free port."""
+        return self._ports
+
+    async def __del__(self) -> None:
+        await self._gateway.stop(self._config.gateway.drain_s)
+
+
+class Gateway:
+    """Everything a gateway is, without Ray."""
+
+    def __init__(self, config: Config, resolve: Resolve, name: str) -> None:
+        self._desk = RouterDesk(resolve, gateway=name, epoch=epoch(), on_directory=self._prune)
+        self._replicas = ReplicaPools(stall=config.gateway.stall_timeout)
+        prompts = PoolPrompts(config.pools)
+        experts = frozenset(pool for pool, section in config.pools.items() if section.kind == "expert")
+        router = Router(config.router, prompts, self._desk, self._replicas, experts)
+        view = ConfiguredView(config.pools, prompts.max_context, lambda: self._desk.directory)
+        self._door = FrontDoor(config.gateway, router, view)
+
+    async def start(self) -> Ports:
+        self._desk.start()
+        self._replicas.start()
+        return await self._door.start()
+
+    async def stop(self, grace: float) -> None:
+        """Drain the front door, then leave the data plane."""
+        await self._door.stop(grace)
+        await self._replicas.stop()
+        await self._desk.stop()
+
+    def _prune(self) -> None:
+        if self._desk.directory is not None:
+            self._replicas.prune(self._desk.directory)

@@ -1,0 +1,130 @@
+"""The router actor: a ``Dispatcher`` on the data plane. All it adds is the clock, the socket and who is connected."""
+
+import asyncio
+import time
+
+from cluster.errors import EngineFailed
+from cluster.transport import Service, Wire, epoch
+from deployments.actors.process import listen_host, prepare
+from deployments.config import Config, parse_json
+from experts.config import PoolConfig
+from router.api import (
+    VERSION,
+    Ask,
+    Cancel,
+    FromRouter,
+    Hello,
+    PoolKind,
+    Registration,
+    Release,
+    Report,
+    ToRouter,
+    Withdraw,
+)
+from router.dispatch import Dispatcher, Outcome
+
+TICK = 0.05
+GATEWAY_TIMEOUT = 5.0
+"""A gateway that has not greeted for so long is gone: what it asked for and held is freed (seconds)."""
+
+
+class RouterActor:
+    """The Serve deployment. Its only method on the control plane tells where the data plane listens."""
+
+    async def __init__(self, config: str) -> None:  # type: ignore[misc]  # Serve awaits it
+        prepare()
+        whole = parse_json(config)
+        self._desk = RouterService(whole)
+        self._endpoint = self._desk.start(listen_host(whole))
+
+    async def endpoint(self) -> str:
+        return self._endpoint
+
+    async def check_health(self) -> None:
+        """Called by Serve; raising makes it replace this replica."""
+        self._desk.check()
+
+    async def __del__(self) -> None:
+        await self._desk.stop()
+
+
+class RouterService:
+    """The dispatcher with a socket in front and time passing."""
+
+    def __init__(self, config: Config) -> None:
+        kinds: dict[str, PoolKind] = {name: _kind(pool) for name, pool in config.pools.items()}
+        self._dispatcher = Dispatcher(config.router, kinds, epoch=epoch())
+        wire: Wire[FromRouter, ToRouter] = Wire(VERSION, ToRouter)
+        self._service: Service[FromRouter, ToRouter] = Service(wire, self._hear)
+        self._gateways: dict[bytes, float] = {}
+        self._members: dict[bytes, tuple[str, int]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, host: str) -> str:
+        endpoint = self._service.bind(host)
+        self._task = asyncio.create_task(self._tick())
+        return endpoint
+
+    def check(self) -> None:
+        """Raises EngineFailed once the clock task has ended: without it no deadline would be kept."""
+        if self._task is None or self._task.done():
+            raise EngineFailed("the router's clock stopped")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._service.close()
+
+    def _hear(self, peer: bytes, message: ToRouter) -> None:
+        now = time.monotonic()
+        match message:
+            case Ask():
+                self._gateways.setdefault(peer, now)
+                self._send(self._dispatcher.ask(message, peer.hex(), now))
+            case Release():
+                self._send(self._dispatcher.release(message.id, now))
+            case Cancel():
+                self._send(self._dispatcher.cancel(message.id, now))
+            case Report():
+                self._send(self._dispatcher.report(message, now))
+            case Hello():
+                self._gateways[peer] = now
+                self._service.send(peer, self._dispatcher.directory(now))
+            case Registration():
+                self._join(peer, message, now)
+            case Withdraw():
+                self._dispatcher.withdraw(message.replica, message.epoch)
+                self._announce(now)
+
+    def _join(self, peer: bytes, registration: Registration, now: float) -> None:
+        self._members[peer] = (registration.replica, registration.epoch)
+        self._send(self._dispatcher.register(registration, now))
+        self._announce(now)
+
+    def _announce(self, now: float) -> None:
+        """Membership changed: everyone hears of it, and who cannot be reached any more has left."""
+        directory = self._dispatcher.directory(now)
+        gone = [peer for peer in self._members if not self._service.send(peer, directory)]
+        for peer in gone:
+            replica, life = self._members.pop(peer)
+            self._dispatcher.lost(replica, life)
+        for peer in self._gateways:
+            self._service.send(peer, directory)
+
+    def _send(self, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            self._service.send(bytes.fromhex(outcome.owner), outcome.answer)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            now = time.monotonic()
+            self._send(self._dispatcher.tick(now))
+            for peer in [each for each, seen in self._gateways.items() if now - seen > GATEWAY_TIMEOUT]:
+                del self._gateways[peer]
+                self._send(self._dispatcher.gone(peer.hex(), now))
+
+
+def _kind(pool: PoolConfig) -> PoolKind:
+    return pool.kind

@@ -1,0 +1,23 @@
+"""``make bench BENCH=<name>``: measures and reports; it never judges the build."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from loadtests import startup
+from loadtests.report import Row, publish
+
+BENCHES: dict[str, Callable[[], Sequence[Row]]] = {"startup": startup.measure}
+
+
+def main(names: Sequence[str]) -> int:
+    unknown = set(names) - set(BENCHES)
+    if unknown or not names:
+        print(f"usage: python -m loadtests.bench NAME...; there are: {', '.join(BENCHES)}", file=sys.stderr)
+        return 2
+    for name in names:
+        print(publish(name, BENCHES[name]()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,127 @@
+"""Drafts cost or save time; they never change an answer. Compared with plain vLLM in a process of its own."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from scipy.stats import chi2_contingency
+
+from deployments.ingress.prompts import FastCodec
+from deployments.ingress.serving_pb2 import Sampling, Summary
+from experts.zoo.catalog import model_path
+from experts.zoo.prompts import held_out_prompts
+from router.jobs import Conversation, Message
+from tests.cluster.conftest import Cluster
+from tests.cluster.streams import complete_all
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+
+PROMPTS = 200
+LENGTH = 96
+SAMPLES = 5000
+SAMPLED = 3
+"""Tokens per sample: their joint distribution is compared, so a wrong second or third token shows."""
+GREEDY = Sampling(temperature=0, logprobs=0)
+
+
+def encoded(count: int, domains: Sequence[str] | None = None) -> list[list[int]]:
+    """Held-out prompts as the general model reads them."""
+    codec = FastCodec(model_path("general"))
+    found = []
+    for each in held_out_prompts(count, **({"domains": domains} if domains else {})):
+        messages = tuple(Message(role=turn["role"], content=str(turn["content"] or "")) for turn in each.messages)
+        found.append(list(codec.encode(codec.chat(Conversation(messages)), special=False)))
+    return found
+
+
+def plain(prompts: Sequence[Sequence[int]], sampling: dict, seeds: Sequence[int] | None = None) -> list[list[int]]:
+    """What vLLM alone generates."""
+    asked = {"model": str(model_path("general")), "prompts": prompts, "sampling": sampling, "seeds": seeds}
+    script = Path(__file__).with_name("plain.py")
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[list[int]]:
+    return encoded(PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def reference(prompts: list[list[int]]) -> list[list[int]]:
+    return plain(prompts, {"temperature": 0, "max_tokens": LENGTH})
+
+
+def eventually(condition: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"not within {seconds} s"
+        time.sleep(0.2)
+
+
+def total(answers: Sequence[tuple[list[int], Summary]], name: str) -> int:
+    return sum(getattr(summary.report, name) for _, summary in answers)
+
+
+async def greedy(cluster: Cluster, prompts: Sequence[Sequence[int]]) -> list[tuple[list[int], Summary]]:
+    return await complete_all(cluster.grpc, prompts, [GREEDY] * len(prompts), max_tokens=LENGTH)
+
+
+async def test_greedy_tokens_are_those_of_plain_vllm_and_most_were_drafted_elsewhere(cluster, prompts, reference):
+    answers = await greedy(cluster, prompts)
+    assert [tokens for tokens, _ in answers] == reference
+    assert total(answers, "accepted") > total(answers, "drafted") / 4 > 0
+    assert cluster.metric("switchyard_accepted_tokens_total", pool="general") > 0
+    (verifier,), (drafter,) = cluster.replicas("general"), cluster.replicas("draft")
+    assert verifier["pid"] != drafter["pid"]
+
+
+async def test_with_the_draft_pool_killed_the_same_tokens_come_and_drafting_resumes_by_itself(
+    cluster, prompts, reference
+):
+    (before,) = cluster.replicas("draft")
+    os.kill(before["pid"], signal.SIGKILL)
+    answers = await greedy(cluster, prompts[:40])
+    assert [tokens for tokens, _ in answers] == reference[:40]
+    eventually(lambda: [each["pid"] for each in cluster.replicas("draft")] not in ([], [before["pid"]]), 60)
+    async with asyncio.timeout(30):
+        accepted = 0
+        while accepted == 0:
+            again = await greedy(cluster, prompts[:40])
+            assert [tokens for tokens, _ in again] == reference[:40]
+            accepted = total(again, "accepted")
+
+
+async def test_sampled_tokens_have_the_distribution_of_plain_vllm(cluster):
+    (prompt,) = encoded(1, domains=("records",))
+    sampling = [Sampling(temperature=0.8, logprobs=0, seed=seed) for seed in range(SAMPLES)]
+    answers = await complete_all(cluster.grpc, [prompt] * SAMPLES, sampling, max_tokens=SAMPLED)
+    expected = plain(
+        [prompt] * SAMPLES, {"temperature": 0.8, "max_tokens": SAMPLED}, seeds=list(range(SAMPLES, 2 * SAMPLES))
+    )
+    ours = Counter(tuple(tokens) for tokens, _ in answers)
+    theirs = Counter(tuple(tokens) for tokens in expected)
+    assert total(answers, "drafted") > 0
+    assert chi_square(ours, theirs) > 0.001
+
+
+def chi_square(one: Counter, other: Counter) -> float:
+    """Probability of two samples at least this different if both come from one distribution; rare outcomes pooled so
+    that every expected count is at least five."""
+    common = [key for key in one | other if one[key] + other[key] >= 10]
+    table = [[each[key] for key in common] for each in (one, other)]
+    rest = [sum(each.values()) - sum(row) for each, row in zip((one, other), table, strict=True)]
+    if sum(rest) >= 10:
+        table = [[*row, left] for row, left in zip(table, rest, strict=True)]
+    assert len(table[0]) > 1, "every sample is the same: nothing is being tested"
+    return chi2_contingency(table).pvalue

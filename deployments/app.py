@@ -16,6 +16,7 @@ from deployments.actors.router import RouterActor
 from deployments.config import Config, load
 from deployments.scaling import by_ongoing
 from experts.config import PoolConfig, Resources
+from experts.models import local_directory
 
 HEALTH = {"health_check_period_s": 10.0, "health_check_timeout_s": 30.0}
 """Loose on purpose: Serve replaces what is dead, the data plane notices what is slow, and much sooner."""
@@ -34,7 +35,12 @@ def build(args: dict[str, str]) -> serve.Application:
 
 
 def assemble(config: Config) -> serve.Application:
-    """Bind all deployments of a validated configuration."""
+    """Bind all deployments of a validated configuration.
+
+    Raises UnknownModel or ModelCorrupt for embedded models here: Serve would start a failing replica three times first.
+    """
+    for pool in config.pools.values():
+        local_directory(pool.model)
     text = config.model_dump_json()
     router = _router().bind(text)
     pools = [_pool(name, pool).bind(name, text, router) for name, pool in config.pools.items()]

@@ -15,8 +15,18 @@ from rich.table import Table
 RESULTS = Path(__file__).parent / "results"
 
 
+class Bar(msgspec.Struct, frozen=True):
+    """What is measured. ``must`` bounds the ratio ours/theirs, or ours itself where there is no rival; lower is better.
+    ``engine`` says whether tokens came from a real engine."""
+
+    name: str
+    unit: str
+    must: float
+    engine: str = "real"
+
+
 class Row(msgspec.Struct, frozen=True):
-    """One bar. ``ratio`` is ours/theirs; ``must`` bounds the ratio, or ours itself where there is no rival."""
+    """One bar, measured: medians, and the spread of the pairwise ratios or of the values."""
 
     bar: str
     ours: float
@@ -30,18 +40,22 @@ class Row(msgspec.Struct, frozen=True):
     engine: str
 
 
-def compared(bar: str, ours: Sequence[float], theirs: Sequence[float], *, unit: str, must: float, engine: str) -> Row:
-    """Ours against theirs, lower being better: the ratio of the medians, and the spread of the pairwise ratios."""
+def compared(bar: Bar, ours: Sequence[float], theirs: Sequence[float]) -> Row:
+    """Ours against theirs, measured in turn."""
     ratio = median(ours) / median(theirs)
     pairs = sorted(a / b for a, b in zip(ours, theirs, strict=True))
     spread = (pairs[0], pairs[-1])
-    return Row(bar, median(ours), median(theirs), unit, ratio, spread, must, False, ratio <= must, engine)
+    return _row(bar, median(ours), median(theirs), ratio, spread)
 
 
-def bounded(bar: str, values: Sequence[float], *, unit: str, must: float, engine: str) -> Row:
-    """A figure of ours against a fixed bound, lower being better."""
-    ours = median(values)
-    return Row(bar, ours, None, unit, None, (min(values), max(values)), must, False, ours <= must, engine)
+def bounded(bar: Bar, values: Sequence[float]) -> Row:
+    """A figure of ours against a fixed bound."""
+    return _row(bar, median(values), None, None, (min(values), max(values)))
+
+
+def _row(bar: Bar, ours: float, theirs: float | None, ratio: float | None, spread: tuple[float, float]) -> Row:
+    holds = (ours if ratio is None else ratio) <= bar.must
+    return Row(bar.name, ours, theirs, bar.unit, ratio, spread, bar.must, False, holds, bar.engine)
 
 
 def publish(name: str, rows: Sequence[Row]) -> Path:

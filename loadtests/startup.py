@@ -14,7 +14,7 @@ import httpx
 import psutil
 
 from experts.zoo.catalog import model_path
-from loadtests.report import Row, bounded, compared
+from loadtests.report import Bar, Row, bounded, compared
 
 ROUNDS = 3
 LIMIT = 300.0
@@ -34,9 +34,9 @@ def measure() -> list[Row]:
             idle.append(_cpu_share(processes))
         theirs.append(_vllm_serve())
     return [
-        compared("start to first token, all pools", ours, theirs, unit="s", must=1.25, engine="real"),
-        bounded("resident memory of the whole cluster", memory, unit="GiB", must=6.0, engine="real"),
-        bounded("idle use of one core", idle, unit="share", must=0.15, engine="real"),
+        compared(Bar("start to first token, all pools", unit="s", must=1.25), ours, theirs),
+        bounded(Bar("resident memory of the whole cluster", unit="GiB", must=6.0), memory),
+        bounded(Bar("idle use of one core", unit="share", must=0.15), idle),
     ]
 
 

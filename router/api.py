@@ -16,6 +16,9 @@ VERSION = 1
 LatencyClass = Literal["fast", "standard", "escalation"]
 PoolKind = Literal["expert", "draft"]
 
+LATENCY_RANK: dict[LatencyClass, int] = {"fast": 0, "standard": 1, "escalation": 2}
+"""Who goes first, at the router and inside an engine that schedules by priority: the smaller."""
+
 
 class Registration(msgspec.Struct, frozen=True, tag=True):
     """A replica offers itself. ``epoch`` is unique to this life of it; a larger epoch replaces a smaller one."""

@@ -15,9 +15,9 @@ import msgspec
 from cluster.errors import DeadlineExceeded, NoReplica, QueueFull, SwitchyardError, UnknownModel
 from experts.api import EngineState
 from router.api import (
+    LATENCY_RANK,
     Ask,
     Directory,
-    LatencyClass,
     Lease,
     PoolKind,
     PoolView,
@@ -29,7 +29,6 @@ from router.api import (
 from router.config import RouterConfig
 from router.policies.choice import Candidate, least_loaded
 
-_RANK: dict[LatencyClass, int] = {"fast": 0, "standard": 1, "escalation": 2}
 _FORGET = 10.0
 """A replica silent for so many replica timeouts is forgotten; until then it only gets no new work."""
 
@@ -145,7 +144,7 @@ class Dispatcher:
         pool = self._pools[ask.pool]
         self._waiting[ask.id] = _Waiting(ask, owner, now, deadline)
         pool.waiting.add(ask.id)
-        heapq.heappush(pool.queue, (_RANK[ask.latency], deadline, next(self._arrival), ask.id))
+        heapq.heappush(pool.queue, (LATENCY_RANK[ask.latency], deadline, next(self._arrival), ask.id))
         return self._bind(ask.pool, now)
 
     def cancel(self, request: str, now: float) -> list[Outcome]:

@@ -12,7 +12,7 @@ import msgspec
 
 from cluster.errors import BadRequest, TooLong
 from experts.api import Chunk, GenerateRequest
-from router.api import Ask, Features, Lease
+from router.api import LATENCY_RANK, Ask, Features, Lease
 from router.config import RouterConfig
 from router.jobs import Job, Prompt
 from router.rules import Choice, choose, describe
@@ -99,6 +99,7 @@ class Router:
             timeout=job.timeout or self._config.request_timeout,
             grammar=job.grammar,
             adapter=choice.adapter,
+            priority=LATENCY_RANK[job.latency],
             speculate=job.speculate,
         )
 

@@ -15,6 +15,9 @@ from router.api import Directory, Registration, Report
 class DraftReplica:
     """The Serve deployment of one draft pool. Verifiers find it in the router's directory and talk to it directly."""
 
+    _up = False
+    """Serve calls the destructor of a replica that never got through its constructor, too."""
+
     async def __init__(self, pool: str, config: str, router: Any) -> None:  # type: ignore[misc]  # Serve awaits it
         prepare()
         from experts.models import fetched_directory
@@ -38,6 +41,7 @@ class DraftReplica:
         pace = (whole.router.idle_interval, whole.router.idle_interval)
         self._member = Member(router_resolver(router), self._registration, self._report, _alone, pace=pace)
         self._member.start()
+        self._up = True
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve when the pool scales: the sessions this replica continues."""
@@ -49,6 +53,8 @@ class DraftReplica:
             raise EngineFailed("the draft engine can no longer serve")
 
     async def __del__(self) -> None:
+        if not self._up:
+            return
         self._member.withdraw()
         await self._member.stop()
         await self._server.stop()

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 class ExpertReplica:
     """The Serve deployment of one expert pool."""
 
+    _up = False
+    """Serve calls the destructor of a replica that never got through its constructor, too."""
+
     async def __init__(self, pool: str, config: str, router: Any) -> None:  # type: ignore[misc]  # Serve awaits it
         prepare()
         from experts.engines.registry import build_engine  # after prepare(): the runtime reads the environment
@@ -50,6 +53,7 @@ class ExpertReplica:
         self._member = Member(router_resolver(router), self._registration, self._report, self._meet, pace=pace)
         self._host.on_change = self._member.changed
         self._member.start()
+        self._up = True
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve when the pool scales."""
@@ -63,6 +67,8 @@ class ExpertReplica:
 
     async def __del__(self) -> None:
         """Serve stops this replica: take nothing new, finish the streams, then end the engine."""
+        if not self._up:
+            return
         self._member.withdraw()
         await self._host.drain(self._config.drain_s)
         await self._member.stop()

@@ -17,6 +17,9 @@ from router.router import Router
 class GatewayReplica:
     """The Serve deployment. Serve places and drains it; requests come in through ports of its own."""
 
+    _up = False
+    """Serve calls the destructor of a replica that never got through its constructor, too."""
+
     async def __init__(self, config: str, router: Any, pools: list[Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         """``pools`` are the handles that tie the pools to this application; requests never go through them."""
         prepare()
@@ -24,13 +27,15 @@ class GatewayReplica:
         self._config = parse_json(config)
         self._gateway = Gateway(self._config, router_resolver(router), replica_name())
         self._ports = await self._gateway.start()
+        self._up = True
 
     async def ports(self) -> Ports:
         """Where it listens, for whoever asked for any free port."""
         return self._ports
 
     async def __del__(self) -> None:
-        await self._gateway.stop(self._config.gateway.drain_s)
+        if self._up:
+            await self._gateway.stop(self._config.gateway.drain_s)
 
 
 class Gateway:

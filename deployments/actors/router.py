@@ -31,11 +31,15 @@ GATEWAY_TIMEOUT = 5.0
 class RouterActor:
     """The Serve deployment. Its only method on the control plane tells where the data plane listens."""
 
+    _up = False
+    """Serve calls the destructor of a replica that never got through its constructor, too."""
+
     async def __init__(self, config: str) -> None:  # type: ignore[misc]  # Serve awaits it
         prepare()
         whole = parse_json(config)
         self._desk = RouterService(whole)
         self._endpoint = self._desk.start(listen_host(whole))
+        self._up = True
 
     async def endpoint(self) -> str:
         return self._endpoint
@@ -45,7 +49,8 @@ class RouterActor:
         self._desk.check()
 
     async def __del__(self) -> None:
-        await self._desk.stop()
+        if self._up:
+            await self._desk.stop()
 
 
 class RouterService:

@@ -1,0 +1,98 @@
+"""What the draft pool is asked for and which answers are believed, without an engine."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from drafts_double import NAME, Scripted
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experts.engines.vllm_options import SECTION
+from experts.engines.vllm_proposer import Proposer, Row, believable, wanted
+
+CONTEXT, VOCABULARY = 50, 100
+
+
+def row(length: int, *, sampled: int = 1, prompt: int = 5, max_tokens: int = 20, **fields):
+    tokens = np.arange(length, dtype=np.int32)
+    return Row(session="s", tokens=tokens, sampled=sampled, prompt=prompt, max_tokens=max_tokens, **fields)
+
+
+def proposer():
+    model = SimpleNamespace(max_model_len=CONTEXT, get_vocab_size=lambda: VOCABULARY)
+    section = {"drafts": NAME, "deadline": 0.01, "retry": 0.1}
+    return Proposer(SimpleNamespace(additional_config={SECTION: section}, model_config=model))
+
+
+@given(
+    length=st.integers(5, 50),
+    sampled=st.integers(0, 5),
+    max_tokens=st.integers(1, 45),
+    depth=st.integers(0, 16),
+    speculate=st.booleans(),
+    ended=st.booleans(),
+)
+def test_drafts_never_reach_past_the_answer_or_the_context(
+    *, length: int, sampled: int, max_tokens: int, depth: int, speculate: bool, ended: bool
+) -> None:
+    asked = row(length, sampled=sampled, max_tokens=max_tokens, speculate=speculate, ended=ended)
+    count = wanted(asked, depth=depth, context=CONTEXT)
+    assert 0 <= count <= depth
+    if count:
+        assert speculate
+        assert sampled
+        assert not ended
+        assert length + count + 1 <= CONTEXT
+        assert length - 5 + count + 1 <= max_tokens
+    elif speculate and sampled and not ended and depth:
+        assert length + 2 > CONTEXT or length - 5 + 2 > max_tokens
+
+
+@given(st.lists(st.integers(-3, VOCABULARY + 3), max_size=20), st.integers(0, 16))
+def test_only_the_part_before_the_first_impossible_draft_is_believed(drafts: list[int], depth: int) -> None:
+    kept = believable(drafts, depth=depth, vocabulary=VOCABULARY)
+    assert kept == drafts[: len(kept)]
+    assert len(kept) <= depth
+    assert all(0 <= token < VOCABULARY for token in kept)
+    assert len(kept) == min(depth, len(drafts)) or not 0 <= drafts[len(kept)] < VOCABULARY
+
+
+def test_answers_come_back_to_the_rows_they_were_asked_for() -> None:
+    Scripted.follow(lambda history: [history.depth] * history.depth)
+    rows = [row(10), row(10, sampled=0), row(23), row(24), row(10, speculate=False)]
+    assert proposer().draft(rows, 4) == [[4] * 4, [], [1], [], []]
+
+
+def test_when_nobody_wants_drafts_nobody_is_asked() -> None:
+    Scripted.follow(lambda history: [1])
+    assert proposer().draft([row(10, sampled=0), row(25)], 4) == [[], []]
+    assert Scripted.asked == []
+
+
+@pytest.mark.parametrize("answers", [[], [[1]], [[1], [2], [3]], None, [None, None]])
+def test_a_source_that_answers_nonsense_means_no_drafts_and_is_counted(answers) -> None:
+    mine = proposer()
+    mine._drafts.propose = lambda rows: answers
+    assert mine.draft([row(10), row(11)], 4) == [[], []]
+    assert mine.draft([row(10), row(11)], 4) == [[], []]
+    assert sum(mine.failures.values()) == 2
+
+
+def test_failures_are_logged_once_for_each_kind(caplog: pytest.LogCaptureFixture) -> None:
+    mine = proposer()
+
+    def fail(*_: object) -> list[list[int]]:
+        raise OSError("gone")
+
+    mine._drafts.propose = mine._drafts.close = mine._drafts.use = fail
+    for _ in range(3):
+        assert mine.draft([row(10)], 4) == [[]]
+        mine.close(["s"])
+        mine.use(())
+    assert mine.failures == {"OSError": 9}
+    assert [record.message for record in caplog.records].count("drafts failed with OSError (reported once): gone") == 1
+
+
+def test_without_names_for_the_rows_nothing_is_drafted() -> None:
+    assert proposer().propose([[1], [2, 3]]) == [[], []]

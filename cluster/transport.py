@@ -6,6 +6,7 @@ Sends never block. Loss shows as a disconnect (ZMTP heartbeats find silent peers
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
@@ -21,8 +22,15 @@ Out = TypeVar("Out")
 
 HEARTBEAT_MS = 500
 HEARTBEAT_TIMEOUT_MS = 2000
+CONNECT_TIMEOUT_MS = 2000
 SEND_BOUND = 10_000
 """Messages queued towards one peer before it counts as lost."""
+
+
+_LOSSES = zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+"""What ends a link; the second is ZMQ's word for a connect that failed and is about to be tried again."""
+
+log = logging.getLogger(__name__)
 
 
 class Wire(Generic[Out, In]):
@@ -117,6 +125,7 @@ class Service(Generic[Out, In]):
         """Listen and return the endpoint peers connect to. Port 0: any free one."""
         socket = _configured(zmq.Context.instance(), zmq.ROUTER)
         socket.set(zmq.ROUTER_MANDATORY, 1)
+        socket.set(zmq.ROUTER_HANDOVER, 1)
         if ":" in host:
             socket.set(zmq.IPV6, 1)
             host = f"[{host}]"
@@ -143,27 +152,33 @@ class Service(Generic[Out, In]):
 
     def _drain(self) -> None:
         assert self._watched is not None
-        while not self._watched.socket.closed:
-            try:
-                peer, frame = self._watched.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            except ValueError:
-                continue
-            self._deliver(peer, frame)
+        try:
+            while not self._watched.socket.closed:
+                try:
+                    peer, frame = self._watched.socket.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    return
+                except ValueError:
+                    continue
+                self._deliver(peer, frame)
+        finally:
+            self._watched.look_again()
 
     def _deliver(self, peer: bytes, frame: bytes) -> None:
         try:
             message = self._wire.unpack(frame)
         except ProtocolError as error:
-            if self._on_garbage is not None:
+            if self._on_garbage is None:
+                log.warning("a peer sent what cannot be read: %s", error.message)
+            else:
                 self._on_garbage(peer, error)
             return
         self._on_message(peer, message)
 
 
 class Link(Generic[Out, In]):
-    """The connecting side. ``on_lost`` runs once when the connection, having been up, goes down."""
+    """The connecting side. ``on_lost`` runs once: when the connection goes down, cannot be made, or brings what cannot
+    be read. ``identity`` lets the service recognise a peer that connects again; None: a new one each time."""
 
     def __init__(
         self,
@@ -172,15 +187,19 @@ class Link(Generic[Out, In]):
         on_message: Callable[[In], None],
         *,
         on_lost: Callable[[], None] | None = None,
+        identity: bytes | None = None,
     ) -> None:
         self.endpoint = endpoint
         self._wire = wire
         self._on_message = on_message
         self._on_lost = on_lost
         socket = _configured(zmq.Context.instance(), zmq.DEALER)
+        socket.set(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
+        if identity is not None:
+            socket.set(zmq.ROUTING_ID, identity)
         if "[" in endpoint:
             socket.set(zmq.IPV6, 1)
-        monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+        monitor = socket.get_monitor_socket(_LOSSES)
         self._monitor = _Watched(monitor, self._on_event)
         socket.connect(endpoint)
         self._watched = _Watched(socket, self._drain)
@@ -199,8 +218,9 @@ class Link(Generic[Out, In]):
 
     def close(self) -> None:
         if not self._watched.socket.closed:
-            self._monitor.close()
+            # In this order: the monitor says goodbye to whoever reads it, and waits for ever if nobody does any more.
             self._watched.socket.disable_monitor()
+            self._monitor.close()
             self._watched.close()
 
     @property
@@ -208,20 +228,30 @@ class Link(Generic[Out, In]):
         return self._watched.socket.closed
 
     def _drain(self) -> None:
-        while not self._watched.socket.closed:
-            try:
+        try:
+            while not self._watched.socket.closed:
                 frame = self._watched.socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._on_message(self._wire.unpack(frame))
+                self._on_message(self._wire.unpack(frame))
+        except zmq.Again:
+            pass
+        except ProtocolError as error:
+            log.warning("%s sent what cannot be used: %s", self.endpoint, error.message)
+            self._lose()
+        finally:
+            self._watched.look_again()
 
     def _on_event(self) -> None:
-        """A disconnect ends the link: ZMQ would reconnect, but a new life of the peer is a new link."""
+        """ZMQ would go on connecting, but a new life of the peer is a new link."""
         while not self._monitor.socket.closed and _number(self._monitor.socket, zmq.EVENTS) & zmq.POLLIN:
             recv_monitor_message(self._monitor.socket)
-            self.close()
-            if self._on_lost is not None:
-                self._on_lost()
+            self._lose()
+
+    def _lose(self) -> None:
+        if self._watched.socket.closed:
+            return
+        self.close()
+        if self._on_lost is not None:
+            self._on_lost()
 
 
 class BlockingLink(Generic[Out, In]):

@@ -42,6 +42,9 @@ class GatewayConfig(Section):
     stall_timeout: Annotated[float, Field(gt=0)] = Field(
         default=30.0, description="a stream whose replica sends nothing for so long ends with replica_lost (seconds)"
     )
+    send_timeout: Annotated[float, Field(gt=0)] = Field(
+        default=30.0, description="a client that takes nothing of its answer for so long is cut off (seconds)"
+    )
     ready_timeout: Annotated[float, Field(gt=0)] = Field(default=5.0, description="bound of one readiness canary")
     limits: HttpLimits = HttpLimits()
 

@@ -33,15 +33,15 @@ class Registration(msgspec.Struct, frozen=True, tag=True):
     pid: int
 
 
-class Report(msgspec.Struct, frozen=True, tag=True):
-    """What a replica is doing now. ``sequence`` grows; an older report is ignored. ``leases`` are the requests it
-    holds, so that a router that has just come back can count them."""
+class Report(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """What a replica is doing now. ``sequence`` grows; an older report is ignored. In a complete report ``leases`` are
+    the requests it holds, so that a router that has just come back can count them; otherwise None."""
 
     replica: str
     epoch: int
     sequence: int
     state: EngineState
-    leases: tuple[str, ...] = ()
+    leases: tuple[str, ...] | None = None
 
 
 class Withdraw(msgspec.Struct, frozen=True, tag=True):
@@ -82,7 +82,8 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
 
 
 class Release(msgspec.Struct, frozen=True, tag=True):
-    """A lease is given back: its load is gone. Idempotent."""
+    """A lease is given back: its load is gone. Idempotent. ``lost``: the replica was, too, as far as the gateway can
+    tell, and should get nothing more until it is heard again."""
 
     id: str
     lost: bool = False
@@ -109,9 +110,6 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
 class Hello(msgspec.Struct, frozen=True, tag=True):
     """A gateway lives; it is answered with a ``Directory``, now and whenever it says so again."""
-
-    gateway: str
-    epoch: int
 
 
 class ReplicaView(msgspec.Struct, frozen=True):

@@ -107,18 +107,14 @@ class Dispatcher:
         return self._bind(registration.pool, now)
 
     def report(self, report: Report, now: float) -> list[Outcome]:
-        """Refresh a replica. Requests it holds that are unknown here were lent by an earlier life of the router."""
+        """Refresh a replica."""
         name, replica = self._find(report.replica, report.epoch)
         if replica is None or report.sequence <= replica.sequence:
             return []
         before = self._room(replica, now)
         replica.seen, replica.sequence, replica.state = now, report.sequence, report.state
-        for lease in report.leases:
-            if lease not in self._held:
-                self._held[lease] = _Held(_NOBODY, name, report.replica)
-                replica.leases.add(lease)
-        if report.state.running + report.state.waiting == 0:
-            self._settle(replica)
+        if report.leases is not None:
+            self._adopt(name, replica, report.leases)
         return self._bind(name, now) if self._room(replica, now) > before else []
 
     def withdraw(self, replica_name: str, epoch: int) -> None:
@@ -136,30 +132,35 @@ class Dispatcher:
     # --- requests
 
     def ask(self, ask: Ask, owner: str, now: float) -> list[Outcome]:
-        """Admit a request: refused at once, bound at once, or queued."""
+        """Admit a request: refused at once, bound at once, or queued. One that is asked again, because its answer was
+        lost on the way, starts anew."""
+        outcomes = self.cancel(ask.id, now)
         refusal = self._refusal(ask, now)
         if refusal is not None:
-            return [Outcome(owner, Refused(ask.id, refusal.failure()))]
+            return [*outcomes, Outcome(owner, Refused(ask.id, refusal.failure()))]
         deadline = now + ask.timeout
         pool = self._pools[ask.pool]
         self._waiting[ask.id] = _Waiting(ask, owner, now, deadline)
         pool.waiting.add(ask.id)
         heapq.heappush(pool.queue, (LATENCY_RANK[ask.latency], deadline, next(self._arrival), ask.id))
-        return self._bind(ask.pool, now)
+        return outcomes + self._bind(ask.pool, now)
 
     def cancel(self, request: str, now: float) -> list[Outcome]:
         """The asker gave up, before or after it was bound."""
         self._unqueue(request)
         return self.release(request, now)
 
-    def release(self, request: str, now: float) -> list[Outcome]:
-        """Give a lease back. Unknown leases are ignored: release is idempotent."""
+    def release(self, request: str, now: float, *, lost: bool = False) -> list[Outcome]:
+        """Give a lease back. Unknown leases are ignored: release is idempotent. A replica that was ``lost`` counts as
+        silent, so that it is not taken for the least loaded of all."""
         held = self._held.pop(request, None)
         if held is None:
             return []
         replica = self._pools[held.pool].replicas.get(held.replica)
         if replica is not None:
             replica.leases.discard(request)
+            if lost:
+                replica.seen = min(replica.seen, now - 2 * self._config.replica_timeout)
         return self._bind(held.pool, now)
 
     def gone(self, owner: str, now: float) -> list[Outcome]:
@@ -184,6 +185,15 @@ class Dispatcher:
                 if now - replica.seen > _FORGET * self._config.replica_timeout:
                     self._drop(pool, name)
         return outcomes
+
+    def alive(self, now: float) -> frozenset[tuple[str, int]]:
+        """The lives of replicas that take work now."""
+        return frozenset(
+            (each.registration.replica, each.registration.epoch)
+            for pool in self._pools.values()
+            for each in pool.replicas.values()
+            if self._alive(each, now)
+        )
 
     def directory(self, now: float) -> Directory:
         """Everything alive, for gateways and verifiers."""
@@ -265,11 +275,17 @@ class Dispatcher:
                 return name, replica
         return "", None
 
-    def _settle(self, replica: _Replica) -> None:
-        """An idle replica holds nothing: what an earlier router lent it was given back while none was there."""
-        for lease in [each for each in replica.leases if self._held[each].owner == _NOBODY]:
+    def _adopt(self, pool: str, replica: _Replica, leases: tuple[str, ...]) -> None:
+        """Requests a replica holds that are unknown here were lent by an earlier life of the router. They count until
+        the replica no longer names them or their gateway gives them back."""
+        mine = {each for each in replica.leases if self._held[each].owner == _NOBODY}
+        for lease in mine.difference(leases):
             del self._held[lease]
             replica.leases.discard(lease)
+        for lease in leases:
+            if lease not in self._held:
+                self._held[lease] = _Held(_NOBODY, pool, replica.registration.replica)
+                replica.leases.add(lease)
 
     def _drop(self, pool: _Pool, name: str) -> None:
         for lease in pool.replicas.pop(name).leases:

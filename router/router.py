@@ -5,12 +5,12 @@ router actor, which owns the queue and the load) and ``Pools`` (the data plane t
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Protocol
 
 import msgspec
 
-from cluster.errors import BadRequest, TooLong
+from cluster.errors import BadRequest, ReplicaLost, TooLong
 from experts.api import Chunk, GenerateRequest
 from router.api import LATENCY_RANK, Ask, Features, Lease
 from router.config import RouterConfig
@@ -34,7 +34,8 @@ class Desk(Protocol):
     async def ask(self, ask: Ask) -> Lease:
         """Wait for room. Raises QueueFull, DeadlineExceeded, NoReplica, UnknownModel or RouterUnavailable."""
 
-    def release(self, lease: Lease, *, lost: bool) -> None: ...
+    def release(self, lease: Lease, *, lost: bool) -> None:
+        """Idempotent. ``lost``: the replica did not answer any more."""
 
 
 class Pools(Protocol):
@@ -72,12 +73,22 @@ class Router:
         choice = choose(job.model, features, self._config, self._models)
         request = await self._render(job, choice)
         lease = await self._desk.ask(self._ask(job, choice, features, request))
-        chunks = self._pools.generate(lease, _later(request, lease.waited))
+        chunks = self._generate(lease, _later(request, lease.waited))
         try:
             yield Answer(lease, len(request.prompt), chunks)
         finally:
             await chunks.aclose()
             self._desk.release(lease, lost=False)
+
+    async def _generate(self, lease: Lease, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        """The replica's chunks. If it is lost the router hears of it at once, before it lends it to others."""
+        async with aclosing(self._pools.generate(lease, request)) as chunks:
+            try:
+                async for chunk in chunks:
+                    yield chunk
+            except ReplicaLost:
+                self._desk.release(lease, lost=True)
+                raise
 
     async def _render(self, job: Job, choice: Choice) -> GenerateRequest:
         prompt = await self._prompts.tokens(choice.pool, job.prompt)

@@ -51,6 +51,7 @@ class DraftReplica:
         """Called by Serve; raising makes it replace this replica."""
         if not self._server.healthy():
             raise EngineFailed("the draft engine can no longer serve")
+        self._member.check()
 
     async def __del__(self) -> None:
         if not self._up:
@@ -60,8 +61,8 @@ class DraftReplica:
         await self._server.stop()
 
     def _report(self, sequence: int, *, complete: bool) -> Report:
-        del complete  # a draft session is no lease
-        return Report(self._registration.replica, self._registration.epoch, sequence, self._server.state())
+        leases = () if complete else None  # a draft session is no lease
+        return Report(self._registration.replica, self._registration.epoch, sequence, self._server.state(), leases)
 
 
 def _alone(directory: Directory) -> None:

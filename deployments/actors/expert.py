@@ -51,7 +51,7 @@ class ExpertReplica:
         )
         pace = (whole.router.report_interval, whole.router.idle_interval)
         self._member = Member(router_resolver(router), self._registration, self._report, self._meet, pace=pace)
-        self._host.on_change = self._member.changed
+        self._host.on_change = self._change
         self._member.start()
         self._up = True
 
@@ -64,6 +64,7 @@ class ExpertReplica:
         """Called by Serve; raising makes it replace this replica."""
         if not self._host.engine.healthy():
             raise EngineFailed("the engine can no longer serve")
+        self._member.check()
 
     async def __del__(self) -> None:
         """Serve stops this replica: take nothing new, finish the streams, then end the engine."""
@@ -74,8 +75,14 @@ class ExpertReplica:
         await self._member.stop()
         await self._host.stop()
 
+    def _change(self) -> None:
+        """A replica whose engine has died would look idle, and so attract all work until Serve replaces it."""
+        if not self._host.engine.healthy():
+            self._member.withdraw()
+        self._member.changed()
+
     def _report(self, sequence: int, *, complete: bool) -> Report:
-        leases = self._host.leases() if complete else ()
+        leases = self._host.leases() if complete else None
         return Report(self._registration.replica, self._host.epoch, sequence, self._host.engine.state(), leases)
 
     def _meet(self, directory: Directory) -> None:

@@ -33,6 +33,10 @@ class GatewayReplica:
         """Where it listens, for whoever asked for any free port."""
         return self._ports
 
+    async def check_health(self) -> None:
+        """Called by Serve; raising makes it replace this replica."""
+        self._gateway.check()
+
     async def __del__(self) -> None:
         if self._up:
             await self._gateway.stop(self._config.gateway.drain_s)
@@ -54,6 +58,11 @@ class Gateway:
         self._desk.start()
         self._replicas.start()
         return await self._door.start()
+
+    def check(self) -> None:
+        """Raises EngineFailed if a part that must always run has ended."""
+        self._desk.check()
+        self._replicas.check()
 
     async def stop(self, grace: float) -> None:
         """Drain the front door, then leave the data plane."""

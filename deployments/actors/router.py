@@ -3,10 +3,10 @@
 import asyncio
 import time
 
-from cluster.errors import EngineFailed
 from cluster.transport import Service, Wire, epoch
 from deployments.actors.process import listen_host, prepare
 from deployments.config import Config, parse_json
+from deployments.dataplane.background import Background
 from experts.config import PoolConfig
 from router.api import (
     VERSION,
@@ -14,6 +14,7 @@ from router.api import (
     Cancel,
     FromRouter,
     Hello,
+    Lease,
     PoolKind,
     Registration,
     Release,
@@ -54,7 +55,7 @@ class RouterActor:
 
 
 class RouterService:
-    """The dispatcher with a socket in front and time passing."""
+    """The dispatcher with a socket in front and time passing. Peers keep their identity when they connect again."""
 
     def __init__(self, config: Config) -> None:
         kinds: dict[str, PoolKind] = {name: _kind(pool) for name, pool in config.pools.items()}
@@ -63,22 +64,20 @@ class RouterService:
         self._service: Service[FromRouter, ToRouter] = Service(wire, self._hear)
         self._gateways: dict[bytes, float] = {}
         self._members: dict[bytes, tuple[str, int]] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._announced: frozenset[tuple[str, int]] = frozenset()
+        self._task = Background("router clock")
 
     def start(self, host: str) -> str:
         endpoint = self._service.bind(host)
-        self._task = asyncio.create_task(self._tick())
+        self._task.start(self._tick())
         return endpoint
 
     def check(self) -> None:
-        """Raises EngineFailed once the clock task has ended: without it no deadline would be kept."""
-        if self._task is None or self._task.done():
-            raise EngineFailed("the router's clock stopped")
+        """Raises EngineFailed once the clock has stopped: without it no deadline would be kept."""
+        self._task.check()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._task.stop()
         self._service.close()
 
     def _hear(self, peer: bytes, message: ToRouter) -> None:
@@ -88,7 +87,7 @@ class RouterService:
                 self._gateways.setdefault(peer, now)
                 self._send(self._dispatcher.ask(message, peer.hex(), now))
             case Release():
-                self._send(self._dispatcher.release(message.id, now))
+                self._send(self._dispatcher.release(message.id, now, lost=message.lost))
             case Cancel():
                 self._send(self._dispatcher.cancel(message.id, now))
             case Report():
@@ -97,29 +96,31 @@ class RouterService:
                 self._gateways[peer] = now
                 self._service.send(peer, self._dispatcher.directory(now))
             case Registration():
-                self._join(peer, message, now)
+                self._members[peer] = (message.replica, message.epoch)
+                self._send(self._dispatcher.register(message, now))
+                self._announce(now)
             case Withdraw():
                 self._dispatcher.withdraw(message.replica, message.epoch)
                 self._announce(now)
 
-    def _join(self, peer: bytes, registration: Registration, now: float) -> None:
-        self._members[peer] = (registration.replica, registration.epoch)
-        self._send(self._dispatcher.register(registration, now))
-        self._announce(now)
-
     def _announce(self, now: float) -> None:
-        """Membership changed: everyone hears of it, and who cannot be reached any more has left."""
-        directory = self._dispatcher.directory(now)
-        gone = [peer for peer in self._members if not self._service.send(peer, directory)]
-        for peer in gone:
-            replica, life = self._members.pop(peer)
-            self._dispatcher.lost(replica, life)
-        for peer in self._gateways:
-            self._service.send(peer, directory)
+        """If other replicas live than those everyone was told of, tell everyone; who cannot be reached has left."""
+        alive = self._dispatcher.alive(now)
+        while alive != self._announced:
+            self._announced = alive
+            directory = self._dispatcher.directory(now)
+            for peer in [each for each in self._members if not self._service.send(each, directory)]:
+                self._dispatcher.lost(*self._members.pop(peer))
+            for peer in self._gateways:
+                self._service.send(peer, directory)
+            alive = self._dispatcher.alive(now)
 
     def _send(self, outcomes: list[Outcome]) -> None:
+        """A lease that cannot be delivered is free again; its asker, if it comes back, asks again."""
         for outcome in outcomes:
-            self._service.send(bytes.fromhex(outcome.owner), outcome.answer)
+            delivered = self._service.send(bytes.fromhex(outcome.owner), outcome.answer)
+            if not delivered and isinstance(outcome.answer, Lease):
+                self._send(self._dispatcher.release(outcome.answer.id, time.monotonic()))
 
     async def _tick(self) -> None:
         while True:
@@ -129,6 +130,7 @@ class RouterService:
             for peer in [each for each, seen in self._gateways.items() if now - seen > GATEWAY_TIMEOUT]:
                 del self._gateways[peer]
                 self._send(self._dispatcher.gone(peer.hex(), now))
+            self._announce(now)
 
 
 def _kind(pool: PoolConfig) -> PoolKind:

@@ -58,7 +58,10 @@ def end(processes: Collection[psutil.Process], patience: float) -> list[psutil.P
 
 def _is_reused(owner: Identity) -> bool:
     """Whether the supervisor's id belongs to somebody else now."""
-    return psutil.pid_exists(owner.pid) and abs(identify(owner.pid).created - owner.created) >= _CLOCK_STEP
+    try:
+        return abs(identify(owner.pid).created - owner.created) >= _CLOCK_STEP
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _others() -> Iterator[psutil.Process]:

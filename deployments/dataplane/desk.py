@@ -12,6 +12,7 @@ from random import Random
 import msgspec
 
 from cluster.errors import DeadlineExceeded, NoReplica, RouterUnavailable, SwitchyardError, error_from
+from deployments.dataplane.background import Background
 from deployments.dataplane.membership import Resolve, RouterLine
 from router.api import Ask, Cancel, Directory, FromRouter, Hello, Lease, Release, ReplicaView
 from router.policies.choice import Candidate, power_of_two
@@ -34,23 +35,26 @@ class RouterDesk:
     def __init__(
         self, resolve: Resolve, *, gateway: str, epoch: int, on_directory: Callable[[], None] | None = None
     ) -> None:
-        self._hello = Hello(gateway, epoch)
+        """``gateway`` and ``epoch`` name this life of this gateway to the router."""
         self._on_directory = on_directory
         self._pending: dict[str, _Pending] = {}
-        self._line = RouterLine(resolve, self._hear, on_up=self._return, on_down=self._miss)
+        self._line = RouterLine(resolve, f"{gateway}/{epoch}", self._hear, on_up=self._return, on_down=self._miss)
         self._down_since = time.monotonic()
-        self._task: asyncio.Task[None] | None = None
+        self._task = Background("greetings")
         self._random = Random(epoch)
         self.directory: Directory | None = None
 
     def start(self) -> None:
         self._line.start()
-        self._task = asyncio.create_task(self._greet_often())
+        self._task.start(self._greet_often())
+
+    def check(self) -> None:
+        """Raises EngineFailed if this gateway no longer looks for the router."""
+        self._line.check()
+        self._task.check()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._task.stop()
         await self._line.stop()
 
     async def ask(self, ask: Ask) -> Lease:
@@ -59,6 +63,8 @@ class RouterDesk:
         self._pending[ask.id] = pending
         try:
             if not self._line.send(ask):
+                if self._line.up:
+                    raise RouterUnavailable("the router does not keep up with what it is asked")
                 loop.call_later(max(0.0, self._down_since + PATIENCE - time.monotonic()), self._decide, ask.id)
             async with asyncio.timeout(ask.timeout + ANSWER_MARGIN):
                 return await pending.answer
@@ -113,7 +119,7 @@ class RouterDesk:
 
     def _return(self) -> None:
         """A router is there again and knows nothing of us: greet it and repeat what is unanswered."""
-        self._line.send(self._hello)
+        self._line.send(Hello())
         now = time.monotonic()
         for pending in self._pending.values():
             left = pending.since + pending.ask.timeout - now
@@ -128,7 +134,7 @@ class RouterDesk:
     async def _greet_often(self) -> None:
         while True:
             await asyncio.sleep(GREET_INTERVAL)
-            self._line.send(self._hello)
+            self._line.send(Hello())
 
 
 def _views(directory: Directory, pool: str) -> Iterator[ReplicaView]:

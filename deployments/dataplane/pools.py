@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator
 
 from cluster.errors import Cancelled, DeadlineExceeded, ReplicaLost, SwitchyardError, error_from
 from cluster.transport import Link, Wire
+from deployments.dataplane.background import Background
 from experts.api import Chunk, GenerateRequest
 from experts.messages import VERSION, Abort, Frame, Submit, ToGateway, ToReplica
 from router.api import Directory, Lease
@@ -25,13 +26,12 @@ class _Stream:
 
     def __init__(self, deadline: float, now: float) -> None:
         self.deadline = deadline
-        self.heard = now
+        self.since = now
         self._chunks: deque[Chunk] = deque()
         self._error: SwitchyardError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    def push(self, chunk: Chunk, now: float) -> None:
-        self.heard = now
+    def push(self, chunk: Chunk) -> None:
         self._chunks.append(chunk)
         self._wake()
 
@@ -58,6 +58,7 @@ class _Replica:
 
     def __init__(self, lease: Lease) -> None:
         self.name = lease.replica
+        self.heard = float("-inf")
         self.streams: dict[str, _Stream] = {}
         wire: Wire[ToReplica, ToGateway] = Wire(VERSION, ToGateway)
         self.link: _Line = Link(wire, lease.endpoint, self._hear, on_lost=self.lost)
@@ -68,28 +69,31 @@ class _Replica:
             stream.fail(ReplicaLost(f"replica {self.name} went away while it worked on the request"))
 
     def _hear(self, frame: Frame) -> None:
-        now = time.monotonic()
+        self.heard = time.monotonic()
         for chunk in frame.chunks:
             stream = self.streams.get(chunk.id)
             if stream is not None:
-                stream.push(chunk, now)
+                stream.push(chunk)
 
 
 class ReplicaPools:
-    """Implements ``router.router.Pools``. ``stall`` seconds without a chunk mean that a replica is lost."""
+    """Implements ``router.router.Pools``. ``stall`` seconds in which a replica that has work says nothing at all mean
+    that it is lost; one stream may well wait longer, for memory or a grammar."""
 
     def __init__(self, *, stall: float) -> None:
         self._stall = stall
         self._replicas: dict[tuple[str, int], _Replica] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._task = Background("deadlines of streams")
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._sweep_often())
+        self._task.start(self._sweep_often())
+
+    def check(self) -> None:
+        """Raises EngineFailed if deadlines are no longer watched."""
+        self._task.check()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._task.stop()
         for replica in self._replicas.values():
             replica.lost()
         self._replicas.clear()
@@ -136,7 +140,7 @@ class ReplicaPools:
             for stream in replica.streams.values():
                 if now >= stream.deadline:
                     stream.fail(DeadlineExceeded("the request's deadline passed while it was generated"))
-                elif now - stream.heard > self._stall:
+                elif now - max(stream.since, replica.heard) > self._stall:
                     stream.fail(ReplicaLost(f"replica {replica.name} sent nothing for {self._stall:.0f} s"))
 
 

@@ -8,15 +8,22 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from cluster.errors import Cancelled, DeadlineExceeded, SwitchyardError, TooLarge
+from cluster.errors import Cancelled, DeadlineExceeded, SwitchyardError, TooLarge, Unavailable
+from deployments.ingress.bounds import Bounds
 from deployments.ingress.openai_stream import error_body, error_event
 from router.api import Lease
 
 BODY_SECONDS = 30.0
 """How long a client may take to send its body."""
 
+ABORT = "switchyard.abort"
+"""The ASGI extension through which a server gives a connection's ``abort``: end it now and drop what is unsent."""
+
+_CUT_SECONDS = 1.0
+_GOODBYE = 1.0
+"""What cancelled answers get to tell their clients (seconds)."""
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _JSON = b"application/json"
 _EVENTS = b"text/event-stream; charset=utf-8"
@@ -29,14 +36,17 @@ def request_id(scope: Scope) -> str:
 
 
 class Exchange:
-    """Reads the body, then writes either one answer or a stream of events."""
+    """Reads the body, then writes either one answer or a stream of events. Every write raises Cancelled if the client
+    takes nothing for too long; after a write that did not come to its end, the only way on is ``fail``."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, bounds: Bounds) -> None:
         self.id = request_id(scope)
         self._scope = scope
         self._receive = receive
         self._send = send
+        self._bounds = bounds
         self._streaming = False
+        self._stuck = False
 
     async def read(self, limit: int) -> bytes:
         """Raises TooLarge as soon as the body is known to exceed ``limit`` bytes, DeadlineExceeded for a dribble."""
@@ -48,28 +58,49 @@ class Exchange:
 
     async def reply(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         await self._start(status, [(b"content-length", b"%d" % len(body)), (b"content-type", _JSON), *headers])
-        await self._send({"type": "http.response.body", "body": body})
+        await self._write({"type": "http.response.body", "body": body})
 
     async def event(self, event: bytes, place: Lease | None) -> None:
         """Send one event, at once. The head of the response goes out with the first."""
         if not self._streaming:
             self._streaming = True
             await self._start(200, [(b"content-type", _EVENTS), (b"cache-control", b"no-cache"), *place_headers(place)])
-        await self._send({"type": "http.response.body", "body": event, "more_body": True})
+        await self._write({"type": "http.response.body", "body": event, "more_body": True})
 
     async def end(self) -> None:
-        await self._send({"type": "http.response.body", "body": b""})
+        await self._write({"type": "http.response.body", "body": b""})
 
     async def fail(self, error: SwitchyardError) -> None:
-        """Tell the client: by status if nothing was sent yet, else inside the stream."""
+        """Tell the client: by status if nothing was sent yet, else inside the stream. One that does not read is cut
+        off instead."""
+        if not self._stuck:
+            with suppress(Cancelled):
+                await self._tell(error)
+        if self._stuck:
+            await self._cut()
+
+    async def _tell(self, error: SwitchyardError) -> None:
         if self._streaming:
-            await self._send({"type": "http.response.body", "body": error_event(error)})
+            await self._write({"type": "http.response.body", "body": error_event(error)})
         else:
             await self.reply(error.http_status, error_body(error), error_headers(error))
 
+    async def _cut(self) -> None:
+        """A server that closes a connection first writes what is left, for ever if nobody reads: abort it."""
+        self._scope["extensions"][ABORT]["abort"]()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CUT_SECONDS):
+                await _departure(self._receive)
+
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         headers.append((b"x-request-id", self.id.encode()))
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._write({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def _write(self, message: Message) -> None:
+        self._stuck = True
+        async with self._bounds.message():
+            await self._send(message)
+        self._stuck = False
 
     async def _read(self, limit: int) -> bytes:
         declared = next((value for name, value in self._scope["headers"] if name == b"content-length"), b"0")
@@ -103,6 +134,11 @@ def error_headers(error: SwitchyardError) -> list[tuple[bytes, bytes]]:
     return [(b"retry-after", b"%d" % max(1, math.ceil(error.retry_after)))]
 
 
+def shutting_down() -> Unavailable:
+    """Another gateway, or this one's successor, will take the request."""
+    return Unavailable("the gateway is shutting down", retry_after=1.0)
+
+
 class Inflight:
     """The requests being answered. Work ends early when its client hangs up, or when a drain runs out of time."""
 
@@ -111,10 +147,16 @@ class Inflight:
         self.expired = False
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def admit(self) -> None:
+        """Raises Unavailable once a drain has begun."""
+        if self.closing:
+            raise shutting_down()
+
     async def run(self, work: Coroutine[Any, Any, None], receive: Receive) -> None:
         task = asyncio.create_task(work)
         watch = asyncio.create_task(_hang_up(receive, task))
         self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         try:
             await task
         except asyncio.CancelledError:
@@ -122,23 +164,32 @@ class Inflight:
                 raise
         finally:
             watch.cancel()
-            self._tasks.discard(task)
 
     async def drain(self, grace: float) -> None:
-        """Wait until nothing is under way; after ``grace`` seconds cancel what is left and let it say goodbye."""
+        """Refuse what is new and wait until nothing is under way; after ``grace`` seconds cancel what is left and let
+        it say goodbye."""
         self.closing = True
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=grace)
+        await self._empty(grace)
         self.expired = True
         for task in self._tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=1.0)
+        await self._empty(_GOODBYE)
+
+    async def _empty(self, seconds: float) -> None:
+        """Wait until nothing is left, also of what came meanwhile: its body may have arrived before the drain began."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._tasks:
+                    await asyncio.wait(set(self._tasks))
 
 
 async def _hang_up(receive: Receive, task: asyncio.Task[None]) -> None:
     """After the body, the only message left is that the client is gone (or that the response is complete)."""
     with suppress(asyncio.CancelledError):
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await _departure(receive)
         task.cancel()
+
+
+async def _departure(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

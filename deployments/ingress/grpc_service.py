@@ -34,6 +34,9 @@ SERVICE = "switchyard.v1.Serving"
 _WATCH_SECONDS = 2.0
 """How often the pools are looked at while a client watches their health."""
 
+_LAST_WORDS = 1.0
+"""How long a status may take to leave (seconds). It waits behind messages that the client does not read."""
+
 Message = TypeVar("Message")
 Context = grpc.aio.ServicerContext[Any, Any]
 Translate = Callable[[Message, HttpLimits, str], Plan]
@@ -78,15 +81,18 @@ class Serving(stubs.ServingServicer):  # type: ignore[misc]  # generated without
 
     async def _generate(self, plan: Plan, context: Context) -> None:
         begun = False
-        async with serving(plan, self._stage) as turn:
+        bounds = self._stage.bounds
+        async with serving(plan, self._stage) as turn, bounds.answer(plan.jobs):
             async for step in turn.steps:
-                if not begun:
-                    begun = True
-                    await context.send_initial_metadata(
-                        _metadata([(b"x-request-id", plan.id.encode()), *place_headers(turn.place)])
-                    )
-                await context.write(delta_message(turn, step))
-            await context.write(summary_message(turn))
+                async with bounds.message():
+                    if not begun:
+                        begun = True
+                        await context.send_initial_metadata(
+                            _metadata([(b"x-request-id", plan.id.encode()), *place_headers(turn.place)])
+                        )
+                    await context.write(delta_message(turn, step))
+            async with bounds.message():
+                await context.write(summary_message(turn))
 
 
 class PoolHealth(health.HealthServicer):  # type: ignore[misc]  # ships no types
@@ -173,4 +179,8 @@ async def _abort(context: Context, error: SwitchyardError) -> None:
     trailing = [(b"switchyard-reason", error.reason.encode()), *error_headers(error)]
     if error.param is not None:
         trailing.append((b"switchyard-param", error.param.encode()))
-    await context.abort(getattr(grpc.StatusCode, error.grpc_code), error.message, _metadata(trailing))
+    try:
+        async with asyncio.timeout(_LAST_WORDS):
+            await context.abort(getattr(grpc.StatusCode, error.grpc_code), error.message, _metadata(trailing))
+    except TimeoutError:
+        raise asyncio.CancelledError from None

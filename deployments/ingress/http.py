@@ -16,10 +16,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from cluster.errors import MethodNotAllowed, NotFound, RouterUnavailable, SwitchyardError, Unavailable, UnknownModel
+from cluster.errors import MethodNotAllowed, NotFound, RouterUnavailable, SwitchyardError, UnknownModel
 from deployments.config import HttpLimits
 from deployments.ingress import openai_wire as wire
-from deployments.ingress.exchange import Exchange, Inflight, error_headers, place_headers, request_id
+from deployments.ingress.exchange import (
+    Exchange,
+    Inflight,
+    error_headers,
+    place_headers,
+    request_id,
+    shutting_down,
+)
 from deployments.ingress.openai_jobs import chat_plan, completion_plan
 from deployments.ingress.openai_stream import ChatFormat, CompletionFormat, Format, error_body
 from deployments.ingress.openai_types import ChatRequest, CompletionRequest
@@ -52,10 +59,12 @@ class Generation:
         self._form = form
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send, self._stage.bounds)
         try:
+            self._inflight.admit()
             limits = self._stage.limits
             plan = self._plan(await exchange.read(limits.body_bytes), limits)
+            self._inflight.admit()
         except SwitchyardError as error:
             self._stage.metrics.refused(error.reason)
             await exchange.fail(error)
@@ -65,14 +74,14 @@ class Generation:
     async def _answer(self, plan: Plan, exchange: Exchange) -> None:
         """The boundary where every failure becomes an answer."""
         try:
-            async with serving(plan, self._stage) as turn:
+            async with serving(plan, self._stage) as turn, self._stage.bounds.answer(plan.jobs):
                 await (self._stream(turn, exchange) if plan.stream else self._whole(turn, exchange))
         except SwitchyardError as error:
             await exchange.fail(error)
         except asyncio.CancelledError:
             if not self._inflight.expired:
                 raise
-            await exchange.fail(Unavailable("the gateway is shutting down"))
+            await exchange.fail(shutting_down())
         except Exception:
             log.exception("request %s failed", exchange.id)
             await exchange.fail(SwitchyardError("internal error"))

@@ -143,7 +143,9 @@ class PoolPrompts:
 
 def _load(model: str, directory: Path | None, shared: dict[str, Codec]) -> Codec:
     if directory is None or not (directory / "tokenizer.json").is_file():
-        return shared.setdefault(model, HubCodec(model if directory is None else str(directory)))
+        if model not in shared:
+            shared[model] = HubCodec(model if directory is None else str(directory))
+        return shared[model]
     key = _fingerprint(directory)
     if key not in shared:
         shared[key] = FastCodec(directory)

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 import uvicorn
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cluster.errors import ConfigError
 from cluster.metrics import GatewayMetrics
 from deployments.config import GatewayConfig
-from deployments.ingress.exchange import Inflight
+from deployments.ingress.bounds import Bounds
+from deployments.ingress.exchange import ABORT, Inflight
 from deployments.ingress.grpc_service import GrpcServer
 from deployments.ingress.http import http_app, metrics_app
 from deployments.ingress.readiness import Readiness
@@ -43,9 +45,17 @@ class FrontDoor:
     port of its own, the first free one from the configured port on, because a scrape must meet one process."""
 
     def __init__(
-        self, config: GatewayConfig, router: Router, view: ClusterView, *, registry: CollectorRegistry | None = None
+        self,
+        config: GatewayConfig,
+        router: Router,
+        view: ClusterView,
+        *,
+        registry: CollectorRegistry | None = None,
+        request_timeout: float = math.inf,
     ) -> None:
-        stage = Stage(router, view, config.limits, GatewayMetrics(registry or CollectorRegistry()))
+        """``request_timeout``: the router's deadline of a request that brings none (seconds)."""
+        bounds = Bounds(config.send_timeout, request_timeout)
+        stage = Stage(router, view, config.limits, GatewayMetrics(registry or CollectorRegistry()), bounds)
         self._config = config
         self._inflight = Inflight()
         self._readiness = Readiness(stage, config.ready_timeout)
@@ -79,7 +89,7 @@ class HttpServer:
     def __init__(self, app: ASGIApp) -> None:
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=_Protocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -106,6 +116,14 @@ class HttpServer:
         self._server.should_exit = True
         await self._task
         self._task = None
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's own, with a way to end a connection whose client does not read."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}}
 
 
 class _Quiet(uvicorn.Server):

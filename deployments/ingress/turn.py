@@ -16,6 +16,7 @@ import msgspec
 from cluster.errors import Cancelled, EngineFailed, SwitchyardError, error_from
 from cluster.metrics import NO_POOL, Bill, GatewayMetrics, PoolMetrics
 from deployments.config import HttpLimits
+from deployments.ingress.bounds import Bounds
 from deployments.ingress.plan import Finish, Plan
 from deployments.ingress.tool_calls import Calls, ForcedReader, HermesReader, Reader
 from deployments.ingress.view import ClusterView
@@ -44,6 +45,7 @@ class Stage:
     view: ClusterView
     limits: HttpLimits
     metrics: GatewayMetrics
+    bounds: Bounds
     pulse: Pulse = field(default_factory=Pulse)
 
 

@@ -13,8 +13,8 @@ SECTION = "switchyard"
 """Our part of vLLM's ``additional_config``; it travels to the process in which the proposer runs."""
 
 PROPOSER = "experts.engines.vllm_proposer.Proposer"
+WORKER = "experts.engines.vllm_worker.Worker"
 SPECULATING = {
-    "worker_cls": "experts.engines.vllm_worker.SpeculatingWorker",
     "scheduler_cls": "experts.engines.vllm_scheduler.CountingScheduler",
     "per_request_spec_decode_metrics": "summary",
 }
@@ -47,6 +47,7 @@ def plan(name: str, pool: PoolConfig, *, drafts: str = DRAFTS) -> Plan:
     if runner == "auto":
         runner = "async" if gpu else "in_process"
     owned: dict[str, Any] = {
+        "worker_cls": WORKER,
         "model": _locate(pool.model),
         "disable_log_stats": False,  # the state of the engine is read from them
         **_speculation(pool, drafts),

@@ -1,6 +1,7 @@
 """Our requests in vLLM's words, and vLLM's outputs in ours. No state but what one request's stream needs."""
 
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -8,9 +9,12 @@ from vllm.exceptions import VLLMClientError
 from vllm.inputs import TokensInput, tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
 from cluster.errors import BadRequest, EngineFailed, Failure, SwitchyardError
 from experts.api import Chunk, FinishReason, GenerateRequest, Grammar, TokenLogprob, TopLogprob
+
+log = logging.getLogger(__name__)
 
 FINISHES: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort", "error": "error"}
 MESSAGE_BOUND = 500  # characters of vLLM's own words that reach a client
@@ -80,11 +84,21 @@ def error_chunk(request: GenerateRequest, failure: Failure) -> Chunk:
     return Chunk(id=request.id, finish="error", error=failure, prompt_tokens=len(request.prompt))
 
 
+class Stopped(IncrementalDetokenizer):  # type: ignore[misc]  # vLLM is untyped here
+    """In the place of a request's detokenizer: vLLM ends a request, in its scheduler too, at the step in which the
+    detokenizer says that a stop string was found."""
+
+    def update(self, new_token_ids: list[int], stop_terminated: bool) -> str:  # noqa: FBT001  vLLM's signature
+        del new_token_ids, stop_terminated
+        return "stopped"
+
+
 class Stream:
     """Stands where vLLM expects a request's output queue, in either of its engines, and turns outputs into chunks.
 
     ``state`` is vLLM's own state of the request: it holds the counts of drafts up to this step. ``died`` is called
-    with the exception that ended the engine, should vLLM put one.
+    with the exception that ended the engine, should vLLM put one. ``put`` runs in the step of all requests, so what it
+    cannot read becomes the end of this request alone.
     """
 
     def __init__(
@@ -102,16 +116,28 @@ class Stream:
         self._drafted = 0
         self._accepted = 0
         self._tokens = 0
+        self._broken = False
 
     def put(self, output: Any) -> None:
         if isinstance(output, Exception):
             if self._died is not None:
                 self._died(output)
-        else:
-            self._emit(self._chunk(output))
+        elif not self._broken:
+            self._emit(self._read(output))
 
     def close(self) -> None:
         """Part of vLLM's interface of a queue; there is nothing to let go of."""
+
+    def _read(self, output: Any) -> Chunk:
+        try:
+            return self._chunk(output)
+        except Exception as error:
+            log.exception("request %s: its output cannot be read", self._request.id)
+            self._broken = True
+            if self._state is not None:
+                self._state.detokenizer = Stopped()
+            failure = EngineFailed(f"the engine's output could not be read: {type(error).__name__}").failure()
+            return error_chunk(self._request, failure)
 
     def _chunk(self, output: Any) -> Chunk:
         step = output.outputs[0]

@@ -1,7 +1,8 @@
-"""Two faults of vLLM's speculative sampling on CPU: found by trying, corrected only where they are.
+"""Faults of vLLM's sampling on CPU: found by trying, corrected only where they are. GPUs have none of them.
 
 Without the first correction temperature, top-k and top-p of drafted rows are read from uninitialised memory; without
-the second a step that has top-k but no drafts ends the engine. GPUs have neither.
+the second a step that has top-k but no drafts ends the engine. The third, generators that cannot be wound back, ends it
+when a seeded request's prompt is read in pieces; the worker works around it.
 """
 
 from types import SimpleNamespace
@@ -22,6 +23,15 @@ def correct() -> tuple[str, ...]:
         rejection_sampler.apply_sampling_constraints = skipping_empty(rejection_sampler.apply_sampling_constraints)
         replaced.append("apply_sampling_constraints")
     return tuple(replaced)
+
+
+def rewinds() -> bool:
+    """Whether a generator of this device's kind can be wound back."""
+    try:
+        torch.Generator("cpu").get_offset()
+    except RuntimeError:
+        return False
+    return True
 
 
 def expands(function: Any) -> bool:

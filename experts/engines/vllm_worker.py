@@ -1,4 +1,5 @@
-"""vLLM's worker, taught who is who: drafts need request identities, which vLLM does not hand to a proposer."""
+"""vLLM's worker, taught who is who: drafts need request identities, which vLLM does not hand to a proposer. On CPU it
+also keeps seeded requests alive (see ``SeededRunner``)."""
 
 import logging
 from typing import Any
@@ -25,21 +26,54 @@ def _worker_base() -> Any:
     return Worker
 
 
-class SpeculatingWorker(_worker_base()):  # type: ignore[misc]  # vLLM is untyped here
-    """The platform's own worker, with a model runner that knows its requests."""
+class Worker(_worker_base()):  # type: ignore[misc]  # vLLM is untyped here
+    """The platform's own worker, with what is needed laid over its model runner."""
 
     def init_device(self) -> None:
         super().init_device()
+        speculates = self.vllm_config.speculative_config is not None
+        layers: list[type] = [SpeculatingRunner] if speculates else []
+        if current_platform.is_cpu() and not vllm_sampling.rewinds():
+            layers.append(SeededRunner)
+        runner = self.model_runner
+        runner.__class__ = type("LayeredRunner", (*layers, type(runner)), {})
+        if speculates:
+            self._correct()
+            runner.prepare(leads=self.is_driver_worker)
+
+    def _correct(self) -> None:
         if current_platform.is_cpu():
             for name in vllm_sampling.correct():
                 logger.info("corrected vLLM's %s", name)
-        runner = self.model_runner
-        runner.__class__ = type("SpeculatingRunner", (SpeculatingRunner, type(runner)), {})
-        runner.prepare(leads=self.is_driver_worker)
 
     def use_drafts(self, peers: bytes) -> None:
         """Called in every worker of the engine; ``peers`` are packed DraftPeers (what crosses is plain bytes)."""
         self.model_runner.use_drafts(msgspec.msgpack.decode(peers, type=tuple[DraftPeer, ...]))
+
+
+class SeededRunner:
+    """Laid over vLLM's model runner where generators cannot be wound back, as on CPU.
+
+    A request that is in the middle of its prompt samples a token that is thrown away, and vLLM then winds its seeded
+    generator back; on CPU that raises and ends the engine. Here such generators are set aside before sampling, so the
+    draw is somebody else's, the seed's sequence is untouched and there is nothing to wind back.
+    """
+
+    input_batch: Any
+    discard_request_mask: Any
+    _aside: dict[int, Any]
+
+    def _sample(self, *args: Any, **kwargs: Any) -> Any:
+        generators = self.input_batch.generators
+        unfinished = self.discard_request_mask.np[: self.input_batch.num_reqs].nonzero()[0].tolist()
+        self._aside = {index: generators.pop(index) for index in unfinished if index in generators}
+        return super()._sample(*args, **kwargs)  # type: ignore[misc]  # vLLM's runner is the other base
+
+    def _bookkeeping_sync(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super()._bookkeeping_sync(*args, **kwargs)  # type: ignore[misc]  # as above
+        finally:
+            self.input_batch.generators.update(self._aside)
 
 
 class SpeculatingRunner:

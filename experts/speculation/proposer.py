@@ -210,13 +210,14 @@ class RemoteDrafts:
 
     def _accept(self, replica: _Replica, question: _Question, tell: DraftTell) -> None:
         replica.trust = replica.trust.answered()
-        self._count(answered=1, lost=len(tell.lost))
+        lost = set(tell.lost)
+        self._count(answered=1, lost=len(lost))
         if tell.life != replica.life:
             replica.life = tell.life
             asked = {row.session for row in question.ask.rows}
             replica.sent.update((session, 0) for session in replica.sent if session not in asked)
         starts = {row.session: row.start for row in question.ask.rows}
-        for session in tell.lost:
+        for session in lost:
             replica.sent[session] = 0
             if starts[session] == 0:
                 self._refuse(session, replica)

@@ -145,6 +145,14 @@ def test_a_reused_process_id_is_not_mistaken_for_the_supervisor() -> None:
     assert processes.members(Identity(mine.pid, mine.created - 60), "anywhere") == []
 
 
+def test_a_supervisor_that_ends_while_it_is_looked_up_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        gone = processes.identify(process.pid)
+        process.communicate()
+    monkeypatch.setattr("psutil.pid_exists", lambda _: True)  # what it said a moment before
+    assert processes.members(gone, "anywhere") == []
+
+
 def test_members_are_found_by_session_and_by_environment(tmp_path: Path) -> None:
     marked = os.environ | {processes.MARK: str(tmp_path)}
     sleep = [sys.executable, "-c", "print('up', flush=True); import time; time.sleep(60)"]

@@ -74,7 +74,7 @@ class Rig:
         there = Registration("general", "expert", name, host.epoch, endpoint, limits, "node", 1)
 
         def reading(sequence: int, *, complete: bool) -> Report:
-            leases = host.leases() if complete else ()
+            leases = host.leases() if complete else None
             return Report(name, host.epoch, sequence, host.engine.state(), leases)
 
         member = Member(self.resolve, there, reading, lambda directory: None, pace=(0.02, 0.2))

@@ -18,9 +18,10 @@ SPLIT = {"layout": "split", "pool": "draft", "depth": 4}
 BLOCK_BYTES = 128 * 4 * 2 * 2 * 32 * 4  # tokens, layers, keys and values, heads, head size, float32
 
 
-LATE = ("mortal_bench", "ngram_bench")
-"""In one process vLLM's engines share their parallel state, which the first to close takes from the others; and once
-its n-gram drafts have loaded numba, no further engine loads there. Engines of a process of their own meet neither."""
+LATE = ("adapted_bench", "mortal_bench", "ngram_bench")
+"""In one process vLLM's engines share their parallel state: a dense model that comes first leaves out what experts need,
+the first to close takes it from the others; and once its n-gram drafts have loaded numba, no further engine loads
+there. Engines of a process of their own meet none of this."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -72,6 +72,19 @@ async def test_the_same_seed_draws_the_same_tokens_and_another_draws_others(benc
     assert first != other
 
 
+async def test_a_seed_holds_when_prompts_are_read_in_pieces(any_bench: Bench) -> None:
+    """Together these prompts exceed what one step reads, so some are in the middle of theirs while others sample."""
+
+    def request(seed: int):
+        long = " ".join(QUESTIONS) * 2
+        return any_bench.request(long, temperature=1.5, seed=seed, max_tokens=6)
+
+    alone = [await any_bench.tokens(request(seed)) for seed in range(6)]
+    together = await any_bench.run(*(request(seed) for seed in range(6)))
+    assert [tokens(chunks) for chunks in together] == alone
+    assert any_bench.engine.healthy()
+
+
 async def test_logprobs_name_each_token_and_the_likeliest_in_order(any_bench: Bench) -> None:
     (chunks,) = await any_bench.run(any_bench.request(logprobs=3, temperature=1.0, seed=3))
     rows = [row for chunk in chunks for row in chunk.logprobs or ()]

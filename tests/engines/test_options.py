@@ -33,7 +33,7 @@ def test_an_unknown_embedded_model_is_a_configuration_error_that_lists_the_known
 def test_without_speculation_vllm_is_left_as_it_is() -> None:
     settings = plan("p", vllm_pool())
     assert not settings.speculates
-    assert not {"worker_cls", "scheduler_cls", "speculative_config", "additional_config"} & settings.arguments.keys()
+    assert not {"scheduler_cls", "speculative_config", "additional_config"} & settings.arguments.keys()
 
 
 def test_split_speculation_reaches_the_proposer_with_its_bounds_in_seconds() -> None:
@@ -48,7 +48,7 @@ def test_split_speculation_reaches_the_proposer_with_its_bounds_in_seconds() -> 
 def test_speculation_by_option_is_counted_and_corrected_too() -> None:
     settings = plan("p", vllm_pool(options={"speculative_config": {"method": "draft_model", "model": "x"}}))
     assert settings.speculates
-    assert settings.arguments["worker_cls"].endswith("SpeculatingWorker")
+    assert settings.arguments["worker_cls"].endswith("vllm_worker.Worker")
 
 
 @pytest.mark.parametrize(

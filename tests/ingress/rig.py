@@ -114,6 +114,13 @@ async def mute(request: GenerateRequest) -> AsyncIterator[Chunk]:
     yield Chunk(request.id)
 
 
+async def flood(request: GenerateRequest) -> AsyncIterator[Chunk]:
+    """More than any buffer on the way to the client holds, for ever."""
+    while True:
+        yield Chunk(request.id, tokens=(1,), text="x" * 65536)
+        await asyncio.sleep(0)
+
+
 def failing(error: SwitchyardError, *, after: int = 0) -> Script:
     """A model that fails after so many tokens."""
 
@@ -166,11 +173,12 @@ class Rig:
 
 
 @asynccontextmanager
-async def front_door(config: GatewayConfig) -> AsyncIterator[Rig]:
+async def front_door(config: GatewayConfig, *, request_timeout: float = 600.0) -> AsyncIterator[Rig]:
     desk, pools, view, registry = OpenDesk(), ScriptedPools(), FixedView(), CollectorRegistry()
     rules = (Rule(name="tools", when=("tools",), pool="tools"),)
-    router = Router(RouterConfig(rules=rules), ByteTokens(), desk, pools, frozenset(POOLS))
-    door = FrontDoor(config, router, view, registry=registry)
+    settings = RouterConfig(rules=rules, request_timeout=request_timeout)
+    router = Router(settings, ByteTokens(), desk, pools, frozenset(POOLS))
+    door = FrontDoor(config, router, view, registry=registry, request_timeout=request_timeout)
     ports = await door.start()
     try:
         yield Rig(ports, door, registry, desk, pools, view)

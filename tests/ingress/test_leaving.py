@@ -12,6 +12,7 @@ import pytest
 from deployments.config import GatewayConfig
 from deployments.ingress import serving_pb2 as pb
 from deployments.ingress import serving_pb2_grpc as stubs
+from deployments.ingress.exchange import Inflight
 from experts.api import Chunk, GenerateRequest
 from tests.ingress.rig import Rig, endless, front_door, mute, saying
 
@@ -86,6 +87,44 @@ async def test_a_drain_lets_streams_finish_and_refuses_new_ones(config: GatewayC
             assert "error" not in answer.text
             with pytest.raises(httpx.ConnectError):
                 await http.post(CHAT, json=BODY)
+
+
+async def test_a_request_that_arrives_during_a_drain_is_refused_and_told_when_to_come_back(rig: Rig) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.ports.http)
+    data = json.dumps(BODY).encode()
+    writer.write(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (CHAT.encode(), len(data)))
+    await asyncio.sleep(0.05)  # the head has arrived: the server waits for the body
+    stopping = asyncio.create_task(rig.door.stop(5.0))
+    await asyncio.sleep(0.05)
+    writer.write(data)
+    answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"retry-after: 1\r\n" in answer
+    assert json.loads(answer.rpartition(b"\r\n")[2])["error"]["code"] == "unavailable"
+    assert not rig.pools.requests
+    await stopping
+    writer.close()
+
+
+async def test_a_drain_waits_for_what_joins_it_and_not_a_moment_longer() -> None:
+    inflight, finished = Inflight(), []
+
+    async def connected() -> dict[str, str]:
+        await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    async def work(name: str, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        finished.append(name)
+
+    first = asyncio.create_task(inflight.run(work("first", 0.1), connected))
+    await asyncio.sleep(0.01)
+    draining = asyncio.create_task(inflight.drain(5.0))
+    await asyncio.sleep(0.01)
+    late = asyncio.create_task(inflight.run(work("late", 0.3), connected))
+    assert await until(draining.done) < 0.6
+    assert finished == ["first", "late"]
+    await asyncio.gather(first, late, draining)
 
 
 async def test_a_drain_that_runs_out_of_time_tells_the_streams_it_ends(config: GatewayConfig) -> None:

@@ -84,6 +84,21 @@ def test_a_conversation_becomes_the_tokens_transformers_makes_of_it(
     assert list(read(prompts, "p", conversation)) == reference.encode(text, add_special_tokens=False)
 
 
+def test_pools_of_one_hub_model_load_its_tokenizer_once(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+
+    class Counted(HubCodec):
+        def __init__(self, model: str) -> None:
+            built.append(model)
+            super().__init__(str(directory))
+
+    monkeypatch.setattr("deployments.ingress.prompts.HubCodec", Counted)
+    pools = {name: pool(engine=SimulatedEngine()) for name in "abc"}
+    prompts = PoolPrompts(pools, lambda _: None)
+    assert len(built) == 1
+    assert read(prompts, "a", "hello") == read(prompts, "c", "hello")
+
+
 def test_every_text_survives_the_round_trip(directory: Path) -> None:
     reference = AutoTokenizer.from_pretrained(directory)
     prompts = PoolPrompts({"p": pool(engine=SimulatedEngine())}, lambda _: directory)

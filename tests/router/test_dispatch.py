@@ -109,6 +109,30 @@ def test_a_silent_replica_gets_no_work_and_takes_it_again_when_heard():
     assert answers(desk.report(Report("r1", 1, 0, EngineState()), 5.0)) == ["a:r1"]
 
 
+def test_a_replica_that_was_lost_is_not_taken_for_the_least_loaded():
+    desk = dispatcher()
+    desk.register(replica("r1"), 0.0)
+    desk.register(replica("r2"), 0.0)
+    (outcome,) = desk.ask(ask("a"), "g", 0.0)
+    dead = outcome.answer.replica
+    desk.release("a", 0.1, lost=True)
+    taken = [desk.ask(ask(name), "g", 0.2)[0].answer.replica for name in "bc"]
+    assert dead not in taken
+    assert desk.ask(ask("d"), "g", 0.2) == []
+    assert answers(desk.report(Report(dead, 1, 1, EngineState()), 0.3)) == [f"d:{dead}"]
+
+
+def test_a_request_asked_again_holds_one_place_only():
+    desk = dispatcher()
+    desk.register(replica("r1", room=1), 0.0)
+    desk.register(replica("r2", room=1), 0.0)
+    desk.ask(ask("a"), "g", 0.0)
+    desk.ask(ask("a"), "g", 0.1)
+    desk.release("a", 0.2)
+    views = next(each for each in desk.directory(0.2).pools if each.pool == "general").replicas
+    assert [view.reserved for view in views] == [0, 0]
+
+
 def test_a_draining_replica_gets_no_work():
     desk = dispatcher()
     desk.register(replica(), 0.0)
@@ -136,12 +160,13 @@ def test_a_router_that_comes_back_counts_what_replicas_hold():
     assert answers(desk.release("x", 0.1)) == ["a:r1"]
 
 
-def test_what_an_earlier_router_lent_is_settled_when_the_replica_is_idle():
+def test_what_an_earlier_router_lent_counts_until_the_replica_no_longer_names_it():
     desk = dispatcher()
     desk.register(replica(room=2), 0.0)
     desk.report(Report("r1", 1, 1, EngineState(running=2), leases=("x", "y")), 0.0)
     assert desk.ask(ask("a"), "g", 0.0) == []
-    assert answers(desk.report(Report("r1", 1, 2, EngineState()), 0.5)) == ["a:r1"]
+    assert desk.report(Report("r1", 1, 2, EngineState(running=2), leases=("x", "y")), 0.5) == []
+    assert answers(desk.report(Report("r1", 1, 3, EngineState(running=1), leases=("y",)), 0.5)) == ["a:r1"]
 
 
 def test_a_gateway_that_is_gone_frees_what_it_held_and_waited_for():

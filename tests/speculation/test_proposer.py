@@ -107,6 +107,21 @@ def test_a_session_that_is_refused_is_not_offered_at_every_step():
         assert drafts.stats().plain == 4
 
 
+@pytest.mark.parametrize("known", [0, 1])
+def test_a_session_named_lost_more_than_once_is_lost_once(known):
+    def babbling(ask):
+        lost = tuple(row.session for row in ask.rows for _ in range(3)) if ask.step > known else ()
+        return [frame(echo(ask, drafts=((),) * len(ask.rows), lost=lost))]
+
+    with scripted(babbling) as (seen, peer), verifier(peer, retry=30.0) as drafts:
+        for length in range(1, known + 2):
+            assert drafts.propose([history("a", [0] * length), history("b", [0] * length)]) == [[], []]
+        assert (drafts.stats().answered, drafts.stats().lost) == (known + 1, 2)
+        assert drafts.propose([history("a", [0] * 9)]) == [[]]
+        assert len(seen) == 1 + 2 * known  # not asked again about what it refused from the start
+        drafts.close(["a", "b"])
+
+
 def test_a_late_answer_costs_one_deadline_and_is_never_taken_for_a_newer_one():
     def slow_at_first(ask):
         return [0.2, *good(ask)] if ask.step == 1 else good(ask)

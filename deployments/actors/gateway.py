@@ -52,7 +52,7 @@ class Gateway:
         experts = frozenset(pool for pool, section in config.pools.items() if section.kind == "expert")
         router = Router(config.router, prompts, self._desk, self._replicas, experts)
         view = ConfiguredView(config.pools, prompts.max_context, lambda: self._desk.directory)
-        self._door = FrontDoor(config.gateway, router, view)
+        self._door = FrontDoor(config.gateway, router, view, request_timeout=config.router.request_timeout)
 
     async def start(self) -> Ports:
         self._desk.start()

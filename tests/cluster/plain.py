@@ -1,7 +1,8 @@
 """Plain vLLM in a process of its own: the reference that the cluster's tokens are compared with.
 
-Reads JSON from standard input: ``{"model", "prompts": [[token]], "sampling": {...}, "seeds": [int] | null}``; writes
-``[[token]]`` to standard output. No speculation, no Switchyard code between the prompt and the engine.
+Reads JSON from standard input: ``{"model", "prompts": [[token]], "sampling": {...}}``; writes ``[[token]]`` to standard
+output. No speculation, no Switchyard code between the prompt and the engine. Requests have no seeds of their own: plain
+vLLM does not survive those on CPU when a prompt is read in pieces.
 """
 
 import json
@@ -28,9 +29,9 @@ def main() -> None:
         kv_cache_memory_bytes=128 * 1024 * 1024,
         enforce_eager=True,
         disable_log_stats=True,
+        seed=0,
     )
-    seeds = asked["seeds"] or [None] * len(asked["prompts"])
-    sampling = [SamplingParams(**asked["sampling"], seed=seed) for seed in seeds]
+    sampling = SamplingParams(**asked["sampling"])
     prompts = [{"prompt_token_ids": prompt} for prompt in asked["prompts"]]
     outputs = engine.generate(prompts, sampling, use_tqdm=False)
     json.dump([list(output.outputs[0].token_ids) for output in outputs], sys.__stdout__)

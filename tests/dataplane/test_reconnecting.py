@@ -52,6 +52,7 @@ async def test_a_replica_the_router_has_forgotten_is_known_again_by_itself():
         cluster.router._dispatcher.lost("r1", host.epoch)
         await known(cluster)
         await known(cluster, "r1")
+        assert await cluster.text("a")
 
 
 async def test_a_draining_replica_stays_withdrawn_whatever_happens_to_its_line_or_the_router():
@@ -96,6 +97,7 @@ async def test_a_request_queued_while_the_line_broke_is_answered_once():
         second = await asyncio.wait_for(waiting, 2)
         cluster.desk.release(second, lost=False)
         await until(lambda: all(view.reserved == 0 for pool in cluster.desk.directory.pools for view in pool.replicas))
+        assert second.replica == "r1"
 
 
 async def test_a_lease_for_an_address_where_nobody_is_ends_at_once():
@@ -120,6 +122,7 @@ async def test_a_line_does_not_stick_to_an_address_where_nobody_is():
         cluster.start_router()
         await cluster.start_replica("r1")
         await known(cluster, "r1")
+        assert answers == []
 
 
 async def test_a_peer_that_sends_what_cannot_be_read_loses_the_link_and_not_the_loop():

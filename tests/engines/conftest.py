@@ -19,8 +19,8 @@ BLOCK_BYTES = 128 * 4 * 2 * 2 * 32 * 4  # tokens, layers, keys and values, heads
 
 
 LATE = ("adapted_bench", "mortal_bench", "ngram_bench")
-"""In one process vLLM's engines share their parallel state: a dense model that comes first leaves out what experts need,
-the first to close takes it from the others; and once its n-gram drafts have loaded numba, no further engine loads
+"""In one process vLLM's engines share their parallel state: a dense model that comes first leaves out what experts
+need, the first to close takes it from the others; and once its n-gram drafts have loaded numba, no further engine loads
 there. Engines of a process of their own meet none of this."""
 
 

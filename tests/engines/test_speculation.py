@@ -15,6 +15,8 @@ from experts.speculation.proposer import DraftHistory
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.engine, pytest.mark.timeout(240)]
 
 LENGTH = 40
+OPEN = "Make up 3 rows of sample data."
+"""A question to which the model has many likely answers."""
 
 Script = Callable[[DraftHistory], list[int]]
 
@@ -192,8 +194,8 @@ async def test_min_p_of_one_leaves_only_the_likeliest_token(split_bench: Bench) 
 async def test_drafts_do_not_change_the_distribution(thread_bench: Bench, split_bench: Bench) -> None:
     """At temperature 0.8, drafts sometimes right and sometimes wrong; three tokens each of many fixed seeds."""
     Scripted.follow(nothing)
-    common = await split_bench.tokens(split_bench.request(QUESTIONS[4], max_tokens=3))
-    likely = oracle({prompt(QUESTIONS[4]): common})
+    common = await split_bench.tokens(split_bench.request(OPEN, max_tokens=3))
+    likely = oracle({prompt(OPEN): common})
     Scripted.follow(lambda row: likely(row) or garbage(row))
     plain = await drawn(thread_bench, range(800))
     drafted = await drawn(split_bench, range(800, 1600))
@@ -210,9 +212,7 @@ async def drawn(bench: Bench, seeds: range) -> Counter[tuple[int, ...]]:
     outcomes: Counter[tuple[int, ...]] = Counter()
     for start in range(0, len(seeds), 40):
         batch = seeds[start : start + 40]
-        streams = await bench.run(
-            *(bench.request(QUESTIONS[4], max_tokens=3, temperature=0.8, seed=seed) for seed in batch)
-        )
+        streams = await bench.run(*(bench.request(OPEN, max_tokens=3, temperature=0.8, seed=seed) for seed in batch))
         outcomes.update(map(tokens, streams))
     return outcomes
 

@@ -1,4 +1,4 @@
-"""``make bench BENCH=<name>``: measures and reports; it never judges the build."""
+"""``make bench`` or ``make bench BENCH=<name>``: measures and reports; it never judges the build."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -11,10 +11,10 @@ BENCHES: dict[str, Callable[[], Sequence[Row]]] = {"startup": startup.measure}
 
 def main(names: Sequence[str]) -> int:
     unknown = set(names) - set(BENCHES)
-    if unknown or not names:
-        print(f"usage: python -m loadtests.bench NAME...; there are: {', '.join(BENCHES)}", file=sys.stderr)
+    if unknown:
+        print(f"no benchmark {', '.join(sorted(unknown))}; there are: {', '.join(BENCHES)}", file=sys.stderr)
         return 2
-    for name in names:
+    for name in names or BENCHES:
         print(publish(name, BENCHES[name]()))
     return 0
 

@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from cluster.errors import DeadlineExceeded, NoReplica, QueueFull, SwitchyardError, UnknownModel
+from cluster.errors import (
+    DeadlineExceeded,
+    NoReplica,
+    QueueFull,
+    RouterUnavailable,
+    SwitchyardError,
+    UnknownModel,
+)
 from experts.api import EngineState
 from router.api import (
     LATENCY_RANK,
@@ -164,10 +171,13 @@ class Dispatcher:
         return self._bind(held.pool, now)
 
     def gone(self, owner: str, now: float) -> list[Outcome]:
-        """A gateway is gone: nobody waits for its requests any more, and its leases are free."""
+        """A gateway is gone: its requests no longer wait, its leases are free. If it was only slow, it hears that they
+        were refused."""
+        outcomes: list[Outcome] = []
+        refusal = RouterUnavailable("the router had not heard from this gateway for too long", retry_after=1.0)
         for request in [key for key, each in self._waiting.items() if each.owner == owner]:
             self._unqueue(request)
-        outcomes: list[Outcome] = []
+            outcomes.append(Outcome(owner, Refused(request, refusal.failure())))
         for request in [key for key, each in self._held.items() if each.owner == owner]:
             outcomes += self.release(request, now)
         return outcomes

@@ -57,7 +57,9 @@ def _vllm_serve() -> float:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     model = str(model_path("general"))
-    command = [BIN / "vllm", "serve", model, "--host", "127.0.0.1", "--port", str(port), *ENGINE]
+    # What ``vllm serve`` runs; the command itself looks for a package called vllm, and the CPU build is not.
+    server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command = [*server, "--model", model, "--host", "127.0.0.1", "--port", str(port), *ENGINE]
     started = time.monotonic()
     process = subprocess.Popen(
         command,

@@ -99,6 +99,18 @@ class _Watched:
         if not self.socket.closed and _number(self.socket, zmq.EVENTS) & zmq.POLLIN:
             self._ready()
 
+    def send(self, *frames: bytes) -> bool:
+        """False if the socket is closed, the peer is gone or the queue towards it is full."""
+        if self.socket.closed:
+            return False
+        try:
+            self.socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return False
+        finally:
+            self.look_again()
+        return True
+
     def close(self) -> None:
         if not self.socket.closed:
             self._loop.remove_reader(self._descriptor)
@@ -136,15 +148,7 @@ class Service(Generic[Out, In]):
 
     def send(self, peer: bytes, message: Out) -> bool:
         """Queue a message. False if the peer is gone or its queue is full."""
-        if self._watched is None or self._watched.socket.closed:
-            return False
-        try:
-            self._watched.socket.send_multipart([peer, self._wire.pack(message)], zmq.NOBLOCK)
-        except zmq.ZMQError:
-            return False
-        finally:
-            self._watched.look_again()
-        return True
+        return self._watched is not None and self._watched.send(peer, self._wire.pack(message))
 
     def close(self) -> None:
         if self._watched is not None:
@@ -206,15 +210,7 @@ class Link(Generic[Out, In]):
 
     def send(self, message: Out) -> bool:
         """Queue a message. False once closed or if the queue towards the peer is full."""
-        if self._watched.socket.closed:
-            return False
-        try:
-            self._watched.socket.send(self._wire.pack(message), zmq.NOBLOCK)
-        except zmq.ZMQError:
-            return False
-        finally:
-            self._watched.look_again()
-        return True
+        return self._watched.send(self._wire.pack(message))
 
     def close(self) -> None:
         if not self._watched.socket.closed:

@@ -13,7 +13,7 @@ import msgspec
 
 from cluster.errors import DeadlineExceeded, NoReplica, RouterUnavailable, SwitchyardError, error_from
 from deployments.dataplane.background import Background
-from deployments.dataplane.membership import Resolve, RouterLine
+from deployments.dataplane.membership import Resident, Resolve, RouterLine
 from router.api import Ask, Cancel, Directory, FromRouter, Hello, Lease, Release, ReplicaView
 from router.policies.choice import Candidate, power_of_two
 
@@ -29,7 +29,7 @@ class _Pending(msgspec.Struct):
     answer: asyncio.Future[Lease]
 
 
-class RouterDesk:
+class RouterDesk(Resident):
     """Implements ``router.router.Desk`` over the data plane."""
 
     def __init__(
@@ -47,15 +47,6 @@ class RouterDesk:
     def start(self) -> None:
         self._line.start()
         self._task.start(self._greet_often())
-
-    def check(self) -> None:
-        """Raises EngineFailed if this gateway no longer looks for the router."""
-        self._line.check()
-        self._task.check()
-
-    async def stop(self) -> None:
-        await self._task.stop()
-        await self._line.stop()
 
     async def ask(self, ask: Ask) -> Lease:
         loop = asyncio.get_running_loop()

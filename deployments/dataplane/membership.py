@@ -98,7 +98,23 @@ class RouterLine:
                 await asyncio.sleep(RETRY_PAUSE)
 
 
-class Member:
+class Resident:
+    """What lives on a line to the router and has one task of its own on it."""
+
+    _line: RouterLine
+    _task: Background
+
+    def check(self) -> None:
+        """Raises EngineFailed if either has ended by itself."""
+        self._line.check()
+        self._task.check()
+
+    async def stop(self) -> None:
+        await self._task.stop()
+        await self._line.stop()
+
+
+class Member(Resident):
     """A replica's membership: registers, reports its state, and hears who else lives.
 
     A report is sent at most every ``busy`` seconds after ``changed()``, and every ``idle`` seconds regardless, so that
@@ -139,15 +155,6 @@ class Member:
         if not self._withdrawn:
             self._withdrawn = True
             self._register()
-
-    def check(self) -> None:
-        """Raises EngineFailed if this replica no longer reports."""
-        self._line.check()
-        self._task.check()
-
-    async def stop(self) -> None:
-        await self._task.stop()
-        await self._line.stop()
 
     def _register(self) -> None:
         there = self._registration

@@ -1,6 +1,7 @@
 """From steps to the OpenAI API's answers: server-sent events, or one body. No input or output of its own."""
 
 import time
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import msgspec
@@ -21,6 +22,11 @@ _LEAST_LOGPROB = -9999.0
 _encode = msgspec.json.Encoder().encode
 
 
+def _framed(message: msgspec.Struct) -> bytes:
+    """One server-sent event."""
+    return b"data: " + _encode(message) + b"\n\n"
+
+
 class Format(Protocol):
     """How one request's answer is written. ``add`` and ``body`` are for whole answers, the others for streams."""
 
@@ -34,7 +40,7 @@ class Format(Protocol):
     def body(self) -> bytes: ...
 
 
-class _Base:
+class _Base(ABC):
     """What both formats share: the head of every answer, the bill and the report."""
 
     def __init__(self, turn: Turn) -> None:
@@ -47,6 +53,16 @@ class _Base:
 
     def add(self, step: Step) -> None:
         self._steps[step.index].append(step)
+
+    def closing(self) -> bytes:
+        """The bill and the report, if somebody asked for them, and the end."""
+        if self._usage is UNSET and not self._report:
+            return DONE
+        return _framed(self._last()) + DONE
+
+    @abstractmethod
+    def _last(self) -> msgspec.Struct:
+        """The chunk without choices that a stream ends with."""
 
     def _model(self) -> str:
         place = self._turn.place
@@ -80,12 +96,10 @@ class ChatFormat(_Base):
             usage=self._usage,
             switchyard=self._progress(step),
         )
-        return b"data: " + _encode(chunk) + b"\n\n"
+        return _framed(chunk)
 
-    def closing(self) -> bytes:
-        if self._usage is UNSET and not self._report:
-            return DONE
-        last = wire.ChatChunk(
+    def _last(self) -> wire.ChatChunk:
+        return wire.ChatChunk(
             id=self._id,
             created=self._created,
             model=self._model(),
@@ -93,7 +107,6 @@ class ChatFormat(_Base):
             usage=usage(self._turn) if self._usage is None else UNSET,
             switchyard=report(self._turn) if self._report else UNSET,
         )
-        return b"data: " + _encode(last) + b"\n\n" + DONE
 
     def body(self) -> bytes:
         completion = wire.ChatCompletion(
@@ -137,12 +150,10 @@ class CompletionFormat(_Base):
             usage=self._usage,
             switchyard=self._progress(step),
         )
-        return b"data: " + _encode(chunk) + b"\n\n"
+        return _framed(chunk)
 
-    def closing(self) -> bytes:
-        if self._usage is UNSET and not self._report:
-            return DONE
-        return b"data: " + _encode(self._summary((), show_usage=self._usage is None)) + b"\n\n" + DONE
+    def _last(self) -> wire.TextCompletion:
+        return self._summary((), show_usage=self._usage is None)
 
     def body(self) -> bytes:
         choices = [

@@ -7,6 +7,8 @@ Sends never block. Loss shows as a disconnect (ZMTP heartbeats find silent peers
 
 import asyncio
 import logging
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
@@ -76,6 +78,23 @@ def _number(socket: zmq.Socket[bytes], option: int) -> int:
     return value
 
 
+def _listening(host: str, port: int) -> tuple[zmq.Socket[bytes], str]:
+    """A bound ROUTER and its endpoint. A peer that is gone shows when sent to, and one that connects again with the
+    same identity takes the place of its former connection."""
+    socket = _configured(zmq.Context.instance(), zmq.ROUTER)
+    socket.set(zmq.ROUTER_MANDATORY, 1)
+    socket.set(zmq.ROUTER_HANDOVER, 1)
+    if ":" in host:
+        socket.set(zmq.IPV6, 1)
+        host = f"[{host}]"
+    try:
+        socket.bind(f"tcp://{host}:{port or '*'}")
+    except zmq.ZMQError:
+        socket.close()
+        raise
+    return socket, socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+
+
 class _Watched:
     """A ZMQ socket on an event loop. ZMQ's descriptor is edge-triggered: every send may swallow the edge that a
     message arrived on, so after each send the socket is looked at once more."""
@@ -135,14 +154,7 @@ class Service(Generic[Out, In]):
 
     def bind(self, host: str, port: int = 0) -> str:
         """Listen and return the endpoint peers connect to. Port 0: any free one."""
-        socket = _configured(zmq.Context.instance(), zmq.ROUTER)
-        socket.set(zmq.ROUTER_MANDATORY, 1)
-        socket.set(zmq.ROUTER_HANDOVER, 1)
-        if ":" in host:
-            socket.set(zmq.IPV6, 1)
-            host = f"[{host}]"
-        socket.bind(f"tcp://{host}:{port or '*'}")
-        self.endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        socket, self.endpoint = _listening(host, port)
         self._watched = _Watched(socket, self._drain)
         return self.endpoint
 
@@ -250,6 +262,73 @@ class Link(Generic[Out, In]):
             self._on_lost()
 
 
+class BlockingService(Generic[Out, In]):
+    """The listening side for a thread that has no event loop: it receives, works and answers by itself. All methods
+    belong to one thread, or to another after that one has ended, except ``wake``. What cannot be read is counted in
+    ``garbage`` and logged."""
+
+    def __init__(self, wire: Wire[Out, In], host: str, port: int = 0) -> None:
+        """Listens at once. Port 0: any free one."""
+        self._wire = wire
+        self._socket, self.endpoint = _listening(host, port)
+        self._closing = threading.Lock()
+        self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._woken, zmq.POLLIN)
+        self.garbage = 0
+
+    def receive(self, timeout: float | None = 0.0) -> tuple[bytes, In] | None:
+        """The next message and the peer to answer, after at most ``timeout`` seconds (None: however long it takes).
+        None if time is up, after a ``wake``, or if what arrived first was garbage."""
+        try:
+            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            if timeout == 0.0 or not self._await(timeout):
+                return None
+            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+        if len(frames) != 2:
+            self._refuse(frames[0], f"a message of {len(frames) - 1} frames")
+            return None
+        try:
+            return frames[0], self._wire.unpack(frames[1])
+        except ProtocolError as error:
+            self._refuse(frames[0], error.message)
+            return None
+
+    def send(self, peer: bytes, message: Out) -> bool:
+        """Queue a message. False if the peer is gone or its queue is full."""
+        try:
+            self._socket.send_multipart((peer, self._wire.pack(message)), zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return False
+        return True
+
+    def wake(self) -> None:
+        """End the ``receive`` that is waiting, or else the next that would. From any thread, at any time."""
+        with self._closing:
+            if not self._socket.closed:
+                os.eventfd_write(self._woken, 1)
+
+    def close(self) -> None:
+        with self._closing:
+            if not self._socket.closed:
+                self._socket.close()
+                os.close(self._woken)
+
+    def _await(self, timeout: float | None) -> bool:
+        """Whether a message came, and not a wake or the end of the time."""
+        ready = dict(self._poller.poll(None if timeout is None else int(max(0.0, timeout) * 1000)))
+        if self._woken in ready:
+            os.eventfd_read(self._woken)
+            return False
+        return self._socket in ready
+
+    def _refuse(self, peer: bytes, reason: str) -> None:
+        self.garbage += 1
+        log.warning("peer %s sent what cannot be read: %s", peer.hex(), reason)
+
+
 class BlockingLink(Generic[Out, In]):
     """The connecting side for code that has no event loop and may wait, but never long (see ``wait``).
 
@@ -292,10 +371,17 @@ AnyLink = TypeVar("AnyLink", bound=BlockingLink[Any, Any])
 
 
 def wait(links: Sequence[AnyLink], timeout: float) -> list[AnyLink]:
-    """The links with something to read, after at most ``timeout`` seconds (counted in whole milliseconds, rounded
-    down, so never longer); none if time is up."""
+    """The links with something to read, after at most ``timeout`` seconds; none if time is up. ZMQ counts in whole
+    milliseconds, so the last one is spent looking again and again."""
     poller = zmq.Poller()
     for link in links:
         poller.register(link.socket, zmq.POLLIN)
-    readable = dict(poller.poll(int(max(0.0, timeout) * 1000)))
+    due = time.monotonic() + timeout
+    readable: dict[Any, int] = {}
+    left = timeout
+    while not readable:
+        readable = dict(poller.poll(int(max(0.0, left) * 1000)))
+        left = due - time.monotonic()
+        if left <= 0:
+            break
     return [link for link in links if link.socket in readable]

@@ -1,7 +1,9 @@
 """Which sessions a drafter knows, what it knows of each, and which slot of the cache holds them. No torch, no clock."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,43 +13,100 @@ from experts.speculation.messages import DraftRow
 Key = tuple[int, str]
 """(epoch of the verifier, session)."""
 
+CATCH_UP = 8
+"""With more new tokens a history is read apart: in a draft batch all rows are padded to the longest one's."""
+RANKS = 4
+"""How many of the likeliest tokens at each drafted position are remembered."""
+
+
+class Prepared(Protocol):
+    """Branches of one session that were drafted ahead and wait for the verdict."""
+
+    def adopt(self, session: "Session", verdict: tuple[int, ...]) -> None:
+        """Make the branch that ``verdict``, the tokens from ``final`` on, begins with the session's drafts, if there
+        is one."""
+
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """``tokens`` [context] holds ``final`` decided tokens (as far as they fit), then drafts; keys and values of the
-    first ``cached`` of them are in ``slot`` of the cache. ``cached`` stays below ``final`` once tokens are taken, as
-    the last one has to be run again to be continued."""
+    """``tokens`` [context] holds ``final`` decided tokens (as far as they fit), then ``made`` drafts; ``likely`` and
+    ``chances`` [context, RANKS] are the likeliest tokens at each drafted position, the draft itself first, and their
+    probabilities. Keys and values of the first ``cached`` tokens are in ``slot`` of the cache: of all but the last
+    draft, or where nothing is drafted of at most all but the last final token, which has to be run to be continued.
+
+    The verifier wants ``depth`` drafts per step and is verifying the first ``flight`` of those made.
+    """
 
     slot: int
     tokens: NDArray[np.int32]
+    likely: NDArray[np.int32]
+    chances: NDArray[np.float32]
     used: float
     final: int = 0
+    made: int = 0
     cached: int = 0
+    depth: int = 0
+    flight: int = 0
+    prepared: Prepared | None = None
 
     @property
     def behind(self) -> int:
-        return self.final - self.cached
+        """Tokens to run before the next draft is known."""
+        return self.final + self.made - self.cached
 
     @property
     def room(self) -> int:
         """How many drafts fit into the context."""
         return max(0, self.tokens.size - self.final)
 
+    @property
+    def unread(self) -> bool:
+        """Whether much is to be read before drafting. A history that fills the context is not continued."""
+        return self.behind > CATCH_UP and self.room > 0
+
+    @property
+    def drafts(self) -> list[int]:
+        drafts: list[int] = self.tokens[self.final : self.final + self.made].tolist()
+        return drafts
+
     def take(self, row: DraftRow) -> None:
-        """Make the row's tokens the end of the history; what was cached for other tokens no longer counts."""
+        """Make the row's tokens the end of the history; what was drafted or cached for other tokens no longer counts.
+        Drafts that the history has grown along stay."""
+        if self.prepared is not None and row.start <= self.final:
+            self.prepared.adopt(self, row.tokens[self.final - row.start :])
+        self.prepared = None
         new = np.asarray(row.tokens, np.int32)[: max(0, self.tokens.size - row.start)]
         held = self.tokens[row.start : row.start + new.size]
         differing = np.flatnonzero(held != new)
         same = row.start + (int(differing[0]) if differing.size else new.size)
+        before, end = self.final, self.final + self.made
         held[:] = new
         self.final = row.start + len(row.tokens)
-        self.cached = max(0, min(self.cached, same, self.final - 1))
+        follows = not differing.size and self.final >= before
+        self.made = max(0, end - self.final) if follows else 0
+        if not self.made:
+            self.cached = max(0, min(self.cached, same, self.final - 1))
+        self.depth, self.flight = row.depth, row.held
+
+    def turn(self, accepted: int, token: int) -> None:
+        """Let ``token`` follow the first ``accepted`` drafts in place of what was drafted there. It is still to run."""
+        self.tokens[self.final + accepted] = token
+        self.made = accepted + 1
+        self.cached = min(self.cached, self.final + accepted)
 
     def drafted(self, drafts: NDArray[np.int32]) -> None:
-        """Remember drafts after the final tokens; all but the last one have been run, so they are cached too."""
-        kept = drafts[: self.room]
-        self.tokens[self.final : self.final + kept.size] = kept
-        self.cached = min(self.final + drafts.size - 1, self.tokens.size)
+        """Append drafts [n]. All tokens before the last one of them have been run and are cached."""
+        start = self.final + self.made
+        kept = drafts[: self.tokens.size - start]
+        self.tokens[start : start + kept.size] = kept
+        self.made += kept.size
+        self.cached = self.final + self.made - 1
+
+    def ranked(self, start: int, likely: NDArray[np.int32], chances: NDArray[np.float32]) -> None:
+        """What was likely [n, RANKS] at the positions from ``start`` on, where drafts were appended."""
+        count = max(0, min(len(likely), self.tokens.size - start))
+        self.likely[start : start + count] = likely[:count]
+        self.chances[start : start + count] = chances[:count]
 
 
 class SessionBook:
@@ -60,11 +119,16 @@ class SessionBook:
     def __init__(self, slots: int, context: int, *, vocabulary: int, keep: float) -> None:
         self._vocabulary, self._keep = vocabulary, keep
         self._histories = np.zeros((slots, context), np.int32)
+        self._likely = np.zeros((slots, context, RANKS), np.int32)
+        self._chances = np.zeros((slots, context, RANKS), np.float32)
         self._free = list(range(slots))[::-1]
         self._sessions: OrderedDict[Key, Session] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    def __iter__(self) -> Iterator[tuple[Key, Session]]:
+        return iter(self._sessions.items())
 
     def get(self, key: Key) -> Session | None:
         return self._sessions.get(key)
@@ -96,5 +160,6 @@ class SessionBook:
                 return None
             self.close(oldest)
         slot = self._free.pop()
-        self._sessions[key] = Session(slot, self._histories[slot], now)
+        histories = self._histories[slot], self._likely[slot], self._chances[slot]
+        self._sessions[key] = Session(slot, *histories, now)
         return self._sessions[key]

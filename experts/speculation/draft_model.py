@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from experts.speculation.book import RANKS
 from experts.speculation.checkpoint import Shape, Weights, read_shape
+from experts.speculation.swift import WIDEST, Swift, View, suits
 
 BLOCKED = -1e30
 """Added to the score of a column that a query may not see. Finite: a padding query that sees nothing stays a number."""
@@ -67,12 +69,8 @@ class Window:
         self._first = self.used + int(self._counts.max())
         columns = self._first + later
         store = cache.store
-        layers, _, _, heads, context, size = store.shape
-        chosen = torch.from_numpy(self._slots).to(store.device)
-        held = min(columns, context)
-        self.data = store[..., :held, :].index_select(2, chosen)
-        if held < columns:
-            self.data = functional.pad(self.data, (0, 0, 0, columns - held))
+        layers, _, _, heads, _, size = store.shape
+        self.data = self._opened(columns)
         flat = self.data.view(layers, 2, len(slots) * heads, columns, size)
         self.keys = [flat[layer, 0] for layer in range(layers)]
         self.values = [flat[layer, 1] for layer in range(layers)]
@@ -80,6 +78,23 @@ class Window:
         gap = (index >= self._cached[:, None]) & (index < (self._first - self._counts)[:, None])
         bias = torch.from_numpy(np.where(gap, np.float32(BLOCKED), np.float32(0)))
         self.bias = bias.to(store.device, store.dtype).repeat_interleave(heads, 0)[:, None]
+        self._view: View | None = None
+
+    @property
+    def view(self) -> View:
+        """Keys, values and bias as numpy sees them, on the CPU."""
+        if self._view is None:
+            bias = self.bias.view(len(self._slots), -1, 1, self.bias.size(-1)).numpy()
+            self._view = View([data[0].numpy() for data in self.data], [data[1].numpy() for data in self.data], bias)
+        return self._view
+
+    def _opened(self, columns: int) -> Tensor:
+        """A copy of the first columns of the rows: [layers, 2, rows, kv_heads, columns, head_dim]."""
+        store = self._cache.store
+        held = min(columns, self._cache.context)
+        chosen = torch.from_numpy(self._slots).to(store.device)
+        data = store[..., :held, :].index_select(2, chosen)
+        return functional.pad(data, (0, 0, 0, columns - held)) if held < columns else data
 
     def positions(self, width: int) -> NDArray[np.int64]:
         """Sequence positions [rows, width] of the next ``width`` columns; those of padding are clamped into range."""
@@ -88,21 +103,35 @@ class Window:
         clamped: NDArray[np.int64] = places.clip(0, self._cache.context - 1)
         return clamped
 
-    def commit(self) -> None:
-        """Write the new columns, without padding and what lies beyond the context, back into the cache."""
+    def commit(self, chosen: Sequence[int] | None = None) -> None:
+        """Write the new columns of the chosen rows (None: of all) back into the cache, without padding and what lies
+        beyond the context. At most one row per slot may be chosen."""
+        taken = range(len(self._slots)) if chosen is None else chosen
         lengths = np.minimum(self._counts + (self.used - self._first), self._cache.context - self._cached)
-        rows = np.repeat(np.arange(len(lengths)), lengths)
-        steps = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        places, columns = self._cached[rows] + steps, (self._first - self._counts)[rows] + steps
-        index = torch.from_numpy(np.stack([self._slots[rows], places, rows, columns])).to(self.data.device)
-        slot, place, row, column = index
-        self._cache.store[:, :, slot, :, place] = self.data[:, :, row, :, column]
+        columns = self._first - self._counts
+        for row in taken:
+            slot, place, column, length = self._slots[row], self._cached[row], columns[row], lengths[row]
+            new = self.data[:, :, row, :, column : column + length]
+            self._cache.store[:, :, slot, :, place : place + length] = new
+
+
+class Inside(Window):
+    """A window on one session whose columns, none beyond the context, are the cache's own: what is run in it is
+    committed at once."""
+
+    def _opened(self, columns: int) -> Tensor:
+        slot = int(self._slots[0])
+        return self._cache.store[:, :, slot : slot + 1, :, :columns]
+
+    def commit(self, chosen: Sequence[int] | None = None) -> None:
+        """Nothing is left to do."""
 
 
 class DraftModel:
     """Weights and forward pass; what was seen is in a ``Cache``, what is being seen in a ``Window``."""
 
-    def __init__(self, shape: Shape, weights: Weights, *, context: int) -> None:
+    def __init__(self, shape: Shape, weights: Weights, *, context: int, swift: bool = True) -> None:
+        """``swift``: take short passes in numpy where that is quicker."""
         self.shape = shape
         self.context = min(context, shape.context)
         self._embedding = weights.take("model.embed_tokens.weight", shape.vocabulary, shape.width)
@@ -115,6 +144,11 @@ class DraftModel:
         frequencies = shape.theta ** -(torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim)
         angles = torch.outer(torch.arange(self.context, dtype=torch.float64), frequencies)
         self._turns = torch.polar(torch.ones_like(angles), angles).to(self._embedding.device, torch.complex64)
+
+        self._swift: Swift | None = None
+        if swift and suits(shape, self._embedding):
+            head = self._head * self._norm[:, None]
+            self._swift = Swift(shape, self._layers, embedding=self._embedding, head=head, turns=self._turns)
 
     @classmethod
     def load(cls, directory: Path, *, dtype: torch.dtype, device: str, context: int) -> Self:
@@ -152,14 +186,15 @@ class DraftModel:
         """Scores [n, vocabulary] of hidden states [n, width]."""
         return torch.mm(self._normed(hidden, self._norm), self._head)
 
-    @torch.inference_mode()
-    def draft(self, window: Window, tokens: Tensor, depth: int) -> Tensor:
-        """The likeliest ``depth`` tokens [rows, depth] after ``tokens`` [rows, T], one forward pass each."""
-        drafts = [tokens]
-        for _ in range(depth):
-            hidden = self.forward(window, drafts[-1])
-            drafts.append(self.logits(hidden[:, -1]).argmax(-1, keepdim=True))
-        return torch.cat(drafts[1:], 1)
+    def step(self, window: Window, tokens: Tensor) -> Tensor:
+        """Run ``tokens`` [rows, T] likewise: scores [rows, vocabulary] of what follows the last of them."""
+        width = tokens.size(1)
+        if self._swift is None or width > WIDEST:
+            return self.logits(self.forward(window, tokens)[:, -1])
+        positions = window.positions(width)
+        scores = self._swift.scores(window.view, tokens.numpy(), used=window.used, positions=positions)
+        window.used += width
+        return torch.from_numpy(scores)
 
     def _layer(self, weights: Weights, prefix: str) -> _Layer:
         shape = self.shape
@@ -235,3 +270,52 @@ class DraftModel:
         """On CPU in float32 the norm divides by a length, not by a root mean square (half the operations): the weight
         makes up for the factor between them, and the length's floor for epsilon."""
         return weight * weight.size(-1) ** 0.5 if self._by_hypot else weight
+
+
+class Round:
+    """Greedy drafting in a window, one token of every row per pass, beginning after ``tokens`` [rows, T].
+
+    What else was likely is worked out when it is asked for, for all passes at once: drafts are wanted sooner.
+    """
+
+    def __init__(self, model: DraftModel, window: Window, tokens: Tensor) -> None:
+        self.window, self.rows = window, len(tokens)
+        self._model, self._next = model, tokens
+        self._drafts: list[Tensor] = []
+        self._scores: list[Tensor] = []
+        self._likely = tokens.new_empty(self.rows, 0, RANKS, dtype=torch.int32)
+        self._chances = window.bias.new_empty(self.rows, 0, RANKS)
+
+    @property
+    def passes(self) -> int:
+        return len(self._drafts)
+
+    @torch.inference_mode()
+    def advance(self) -> None:
+        """Draft one more token. The window must have been opened with room for it."""
+        self._scores.append(self._model.step(self.window, self._next))
+        self._next = self._scores[-1].argmax(-1, keepdim=True)
+        self._drafts.append(self._next)
+
+    def drafts(self) -> NDArray[np.int32]:
+        """The likeliest tokens [rows, passes]."""
+        found: NDArray[np.int32] = torch.cat(self._drafts, 1).to("cpu", torch.int32).numpy()
+        return found
+
+    @torch.inference_mode()
+    def rank(self) -> None:
+        """Work out what was likely in the passes since the last time, and let go of their scores."""
+        if not self._scores:
+            return
+        scores = torch.stack(self._scores, 1)
+        best, tokens = scores.topk(RANKS)
+        tokens[:, :, :1] = torch.stack(self._drafts[-len(self._scores) :], 1)
+        chances = (best - scores.logsumexp(-1, keepdim=True)).exp_()
+        self._likely = torch.cat((self._likely, tokens.to(torch.int32)), 1)
+        self._chances = torch.cat((self._chances, chances), 1)
+        self._scores = []
+
+    def found(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The likeliest tokens [rows, passes, RANKS], the draft first, and their probabilities."""
+        self.rank()
+        return self._likely.cpu().numpy(), self._chances.to("cpu", torch.float32).numpy()

@@ -1,39 +1,28 @@
-"""A draft replica: asks arrive on the event loop, one compute thread answers all that wait as one batch."""
+"""A draft replica: one compute thread owns the socket and the model; the event loop starts, stops and reads it."""
 
 import asyncio
-import logging
+import math
 import os
-import queue
 import threading
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
 from pathlib import Path
 
-import msgspec
 import torch
 
-from cluster.errors import ConfigError, EngineFailed, ProtocolError, SwitchyardError
-from cluster.transport import Service, Wire, epoch
+from cluster.errors import ConfigError, EngineFailed, SwitchyardError
+from cluster.transport import BlockingService, Wire, epoch
 from experts.api import EngineLimits, EngineState
 from experts.config import DraftEngine
+from experts.speculation.desk import Desk, Line, Served
 from experts.speculation.draft_model import DraftModel
-from experts.speculation.drafter import CHUNK, Arrived, Drafter
-from experts.speculation.messages import MAX_DEPTH, VERSION, DraftAsk, DraftRow, DraftTell, ToDrafter, ToVerifier
-
-log = logging.getLogger(__name__)
+from experts.speculation.drafter import CHUNK, Ahead, Drafter
+from experts.speculation.messages import MAX_DEPTH, VERSION, DraftAsk, DraftRow, ToDrafter, ToVerifier
+from experts.speculation.share import Share
 
 STOP_WAIT = 10.0
 """Seconds for the batch in hand to end; the thread is a daemon and dies with the process otherwise."""
-SMOOTHING = 0.1
 
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """An ask and the connection its answer goes to."""
-
-    peer: bytes
-    arrived: Arrived
+Socket = BlockingService[ToVerifier, ToDrafter]
 
 
 class DraftServer:
@@ -41,15 +30,12 @@ class DraftServer:
 
     def __init__(self, config: DraftEngine, model: Path) -> None:
         self.life = epoch()
-        self.garbage = 0
         self._config, self._path = config, model
-        self._asks: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
-        self._service: Service[ToVerifier, ToDrafter] = Service(
-            Wire(VERSION, ToDrafter), self._on_ask, on_garbage=self._on_garbage
-        )
+        self._socket: Socket | None = None
         self._thread: threading.Thread | None = None
         self._limits: EngineLimits | None = None
-        self._state = EngineState()
+        self._desk: Desk | None = None
+        self._stopped = False
 
     @property
     def limits(self) -> EngineLimits:
@@ -58,70 +44,67 @@ class DraftServer:
             raise EngineFailed("the draft engine has not started")
         return self._limits
 
+    @property
+    def garbage(self) -> int:
+        """How many messages could not be read."""
+        return self._socket.garbage if self._socket else 0
+
     async def start(self, host: str) -> str:
-        """Load and warm up the model, listen on a free port and return the endpoint. Raises ConfigError,
-        ModelCorrupt or EngineFailed."""
-        loop = asyncio.get_running_loop()
-        loaded: asyncio.Future[EngineLimits] = loop.create_future()
-        self._thread = threading.Thread(target=self._compute, args=(loop, loaded), name="draft", daemon=True)
+        """Listen on a free port, load and warm up the model and return the endpoint. Raises ConfigError, ModelCorrupt
+        or EngineFailed."""
+        started: Future[str] = Future()
+        self._thread = threading.Thread(target=self._compute, args=(host, started), name="draft", daemon=True)
         self._thread.start()
-        self._limits = await loaded
-        return self._service.bind(host)
+        return await asyncio.wrap_future(started)
 
     def state(self) -> EngineState:
-        """Load as of the last batch; ``running`` counts live sessions, ``tokens`` drafted ones, ``steps`` batches."""
-        return msgspec.structs.replace(self._state, waiting=self._asks.qsize())
+        """Load as of the last piece of work; ``running`` counts live sessions, ``tokens`` drafted ones, those ahead
+        included, ``steps`` answered batches."""
+        served = self._desk.served if self._desk else Served()
+        return EngineState(
+            running=served.sessions,
+            waiting=served.waiting,
+            kv_use=served.sessions / self._config.max_sessions,
+            step_ms=1e3 * served.seconds,
+            steps=served.answers,
+            tokens=served.drafted,
+            prompt_tokens=served.read,
+        )
+
+    def shares(self) -> tuple[Share, ...]:
+        """What each verifier has had so far."""
+        return self._desk.shares.all() if self._desk else ()
 
     def healthy(self) -> bool:
         """False before the model is loaded and once the compute thread has ended, for whatever reason."""
         return self._limits is not None and self._thread is not None and self._thread.is_alive()
 
     async def stop(self) -> None:
-        self._service.close()
+        self._stopped = True
+        if self._socket is not None:
+            self._socket.wake()
         if self._thread is not None:
-            self._asks.put(None)
             await asyncio.to_thread(self._thread.join, STOP_WAIT)
 
-    def _on_ask(self, peer: bytes, ask: DraftAsk) -> None:
-        self._asks.put(_Asked(peer, Arrived(ask, time.monotonic())))
-
-    def _on_garbage(self, peer: bytes, error: ProtocolError) -> None:
-        self.garbage += 1
-        log.warning("verifier %s: %s", peer.hex(), error)
-
-    def _deliver(self, asked: Sequence[_Asked], tells: Sequence[DraftTell]) -> None:
-        """On the event loop. A verifier that is gone needs no answer; one without rows asked for none."""
-        for question, tell in zip(asked, tells, strict=True):
-            if question.arrived.ask.rows:
-                self._service.send(question.peer, tell)
-
-    def _compute(self, loop: asyncio.AbstractEventLoop, loaded: "asyncio.Future[EngineLimits]") -> None:
-        """The compute thread, from loading to the end. What breaks it shows in ``healthy``, or in ``start``."""
+    def _compute(self, host: str, started: "Future[str]") -> None:
+        """The compute thread, from listening to the end. What breaks it shows in ``start``, or in ``healthy``."""
+        started.set_running_or_notify_cancel()
         try:
+            self._socket = Socket(Wire(VERSION, ToDrafter), host)
             drafter = self._load()
         except SwitchyardError as error:
-            loop.call_soon_threadsafe(loaded.set_exception, error)
-            return
+            started.set_exception(error)
         except Exception as error:  # noqa: BLE001 - the thread's boundary: whoever awaits the start gets the failure
-            failure = EngineFailed(f"the draft engine cannot start: {type(error).__name__}: {error}")
-            loop.call_soon_threadsafe(loaded.set_exception, failure)
-            return
-        loop.call_soon_threadsafe(loaded.set_result, drafter.limits)
-        while asked := self._gather():
-            began = time.monotonic()
-            tells = drafter.answer([question.arrived for question in asked], began)
-            took = time.monotonic() - began
-            self._note(drafter, tells, took)
-            tells = [msgspec.structs.replace(tell, compute=took) for tell in tells]
-            loop.call_soon_threadsafe(self._deliver, asked, tells)
-
-    def _gather(self) -> list[_Asked]:
-        """Wait for an ask and take all that are there; none means stop."""
-        found = [self._asks.get()]
-        while not self._asks.empty():
-            found.append(self._asks.get())
-        asked = [question for question in found if question is not None]
-        return asked if len(asked) == len(found) else []
+            started.set_exception(EngineFailed(f"the draft engine cannot start: {type(error).__name__}: {error}"))
+        else:
+            self._limits = drafter.limits
+            self._desk = Desk(drafter, Line(self._socket.receive, self._socket.send))
+            started.set_result(self._socket.endpoint)
+            while not self._stopped:
+                self._desk.step()
+        finally:
+            if self._socket is not None:
+                self._socket.close()
 
     def _load(self) -> Drafter:
         config = self._config
@@ -134,30 +117,22 @@ class DraftServer:
             raise ConfigError("the draft engine is configured for cuda, but there is no such device")
         dtype = getattr(torch, config.dtype)
         model = DraftModel.load(self._path, dtype=dtype, device=config.device, context=config.max_context)
-        warm_up(Drafter(model, slots=min(4, config.max_sessions), life=self.life))
-        return Drafter(model, slots=config.max_sessions, life=self.life)
-
-    def _note(self, drafter: Drafter, tells: Sequence[DraftTell], took: float) -> None:
-        before = self._state
-        drafted = sum(len(drafts) for tell in tells for drafts in tell.drafts)
-        slower = 1e3 * took - before.step_ms
-        self._state = EngineState(
-            running=drafter.sessions,
-            kv_use=drafter.sessions / self._config.max_sessions,
-            step_ms=before.step_ms + (SMOOTHING if before.steps else 1.0) * slower if drafted else before.step_ms,
-            steps=before.steps + bool(drafted),
-            tokens=before.tokens + drafted,
-            prompt_tokens=drafter.prefilled,
-        )
+        ahead = Ahead(config.branches, config.lead_rows)
+        rehearsed = Drafter(model, slots=min(4, config.max_sessions), life=self.life, ahead=ahead)
+        warm_up(rehearsed)
+        return Drafter(model, slots=config.max_sessions, life=self.life, ahead=ahead)
 
 
 def warm_up(drafter: Drafter) -> None:
-    """Run prefills and draft batches of several sizes: the first call of a torch operation takes many times longer."""
+    """Run prefills, draft batches and leads of several sizes: the first call of a torch operation takes many times
+    longer."""
     prompt = (0,) * min(drafter.limits.max_context // 2, 2 * CHUNK)
     for step, rows in enumerate((1, 2, 4)):
         asked = tuple(DraftRow(f"{step}-{row}", 0, prompt[row:], MAX_DEPTH) for row in range(rows))
-        drafter.answer([Arrived(DraftAsk(step, step, asked), 0.0)], 0.0)
         again = tuple(DraftRow(row.session, len(row.tokens), (0, 0), MAX_DEPTH) for row in asked)
-        closed = DraftAsk(step, step + 2, (), tuple(row.session for row in asked))
-        drafter.answer([Arrived(DraftAsk(step, step + 1, again), 0.0)], 0.0)
-        drafter.answer([Arrived(closed, 0.0)], 0.0)
+        for rehearsal in (DraftAsk(step, step, asked), DraftAsk(step, step + 1, again)):
+            pending = drafter.take(rehearsal, 0.0)
+            drafter.answer([pending], 0.0)
+            drafter.lead([pending], math.inf, lambda: False)
+            drafter.deepen()
+        drafter.take(DraftAsk(step, step + 2, (), tuple(row.session for row in asked)), 0.0)

@@ -1,12 +1,15 @@
 """The message bus over real sockets."""
 
 import asyncio
+import threading
+import time
 
 import msgspec
 import pytest
+import zmq
 
 from cluster.errors import ProtocolError
-from cluster.transport import Link, Service, Wire
+from cluster.transport import BlockingLink, BlockingService, Link, Service, Wire, wait
 
 
 class Say(msgspec.Struct, frozen=True, tag=True):
@@ -87,3 +90,84 @@ async def test_a_service_knows_that_a_peer_is_gone():
     link.close()
     await until(lambda: not bus.send(peers[0], Echo("still there?")))
     bus.close()
+
+
+@pytest.fixture
+def pair():
+    """A service and a link for threads without an event loop, connected."""
+    bus: BlockingService = BlockingService(Wire(1, Say), "127.0.0.1")
+    link: BlockingLink = BlockingLink(Wire(1, Echo), bus.endpoint)
+    for _ in range(500):
+        if link.send(Say("first")):
+            break
+        time.sleep(0.01)
+    assert bus.receive(5.0) is not None
+    yield bus, link
+    link.close()
+    bus.close()
+
+
+def test_a_thread_receives_works_and_answers_without_an_event_loop(pair):
+    bus, link = pair
+    for number in range(100):
+        assert link.send(Say(f"n{number}"))
+    for number in range(100):
+        peer, message = bus.receive(5.0)
+        assert message == Say(f"n{number}")
+        assert bus.send(peer, Echo(message.text.upper()))
+    assert wait([link], 5.0) == [link]
+    assert link.receive() == Echo("N0")
+
+
+def test_receiving_ends_with_the_time_or_at_once(pair):
+    bus, _ = pair
+    began = time.monotonic()
+    assert bus.receive() is None
+    assert time.monotonic() - began < 0.05
+    assert bus.receive(0.1) is None
+    assert 0.05 < time.monotonic() - began < 2.0
+
+
+def test_garbage_is_counted_and_what_follows_is_read(pair):
+    bus, link = pair
+    for junk in ([b""], [b"\x09version"], [b"\x01\xc1"], [b"two", b"frames"]):
+        link.socket.send_multipart(junk)
+    link.send(Say("sense"))
+    assert [bus.receive(5.0) for _ in range(4)] == [None] * 4
+    assert bus.garbage == 4
+    assert bus.receive(5.0)[1] == Say("sense")
+
+
+def test_a_waiting_thread_is_woken_from_another(pair):
+    bus, _ = pair
+    ended = []
+    thread = threading.Thread(target=lambda: ended.append(bus.receive(None)))
+    thread.start()
+    time.sleep(0.05)
+    assert ended == []
+    bus.wake()
+    thread.join(5.0)
+    assert ended == [None]
+    bus.wake()
+    assert bus.receive(None) is None
+
+
+def test_a_peer_that_is_gone_is_noticed_when_sent_to(pair):
+    bus, link = pair
+    link.send(Say("hello"))
+    peer, _ = bus.receive(5.0)
+    assert bus.send(peer, Echo("hi"))
+    link.close()
+    until = time.monotonic() + 5.0
+    while bus.send(peer, Echo("anyone?")) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not bus.send(peer, Echo("anyone?"))
+
+
+def test_closing_twice_and_waking_what_is_closed_do_no_harm():
+    bus: BlockingService = BlockingService(Wire(1, Say), "127.0.0.1")
+    bus.close()
+    bus.close()
+    bus.wake()
+    with pytest.raises(zmq.ZMQError):
+        bus.receive()

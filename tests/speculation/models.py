@@ -9,8 +9,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 VOCABULARY = 61
 
 
-def checkpoint(directory: Path, *, seed: int = 0, **changes: Any) -> Qwen3ForCausalLM:
-    """Write a tiny dense Qwen3 model of random weights and return it. ``changes`` go to its configuration."""
+def checkpoint(directory: Path, *, seed: int = 0, sure: float = 1.0, **changes: Any) -> Qwen3ForCausalLM:
+    """Write a tiny dense Qwen3 model of random weights and return it. ``changes`` go to its configuration. Scores are
+    ``sure`` times as far apart, which leaves the likeliest token and makes it likelier."""
     sizes = {
         "vocab_size": VOCABULARY,
         "hidden_size": 32,
@@ -29,5 +30,6 @@ def checkpoint(directory: Path, *, seed: int = 0, **changes: Any) -> Qwen3ForCau
         for weight in model.parameters():
             # Initial norms are all ones and matrices nearly nothing: a swapped or forgotten weight would not show.
             weight.copy_(torch.randn_like(weight) * 0.3 + (weight.ndim == 1))
+        model.model.norm.weight *= sure
     model.save_pretrained(directory)
     return model

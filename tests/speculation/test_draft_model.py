@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from cluster.errors import ConfigError, ModelCorrupt
-from experts.speculation.draft_model import DraftModel, Window
+from experts.speculation.book import RANKS
+from experts.speculation.draft_model import DraftModel, Round, Window
 from tests.speculation.models import VOCABULARY, checkpoint
 
 SHAPES = [
@@ -56,16 +57,51 @@ def test_rows_of_different_lengths_continue_where_they_were(tmp_path, changes):
             assert (found[row, -1] - expected).abs().max() < 1e-4
 
 
+def drafting(model, prompt, passes):
+    window = Window(model.cache(1), [0], cached=[0], counts=[len(prompt)], later=passes - 1)
+    work = Round(model, window, torch.tensor([prompt]))
+    for _ in range(passes):
+        work.advance()
+    return work
+
+
 def test_drafts_are_the_greedy_continuation(tmp_path):
     reference = checkpoint(tmp_path)
-    model = lean(tmp_path)
     prompt = [3, 14, 15, 9, 26]
-    window = Window(model.cache(1), [0], cached=[0], counts=[5], later=5)
-    drafts = model.draft(window, torch.tensor([prompt]), 6)[0].tolist()
+    drafts = drafting(lean(tmp_path), prompt, 6).drafts()[0].tolist()
+    assert len(drafts) == 6
     with torch.inference_mode():
         for draft in drafts:
             assert draft == reference(torch.tensor([prompt])).logits[0, -1].argmax()
             prompt.append(draft)
+
+
+def test_what_else_was_likely_is_known_with_its_probability(tmp_path):
+    reference = checkpoint(tmp_path)
+    prompt = [3, 14, 15]
+    work = drafting(lean(tmp_path), prompt, 2)
+    (likely,), (chances,) = work.found()
+    assert likely[:, 0].tolist() == work.drafts()[0].tolist()
+    with torch.inference_mode():
+        for tokens, found in zip(likely, chances, strict=True):
+            expected = torch.softmax(reference(torch.tensor([prompt])).logits[0, -1], -1)
+            assert tokens.tolist() == expected.topk(RANKS).indices.tolist()
+            assert (torch.from_numpy(found) - expected.topk(RANKS).values).abs().max() < 1e-5
+            prompt.append(int(tokens[0]))
+
+
+def test_only_the_chosen_row_of_a_window_is_written_back(tmp_path):
+    checkpoint(tmp_path)
+    model = lean(tmp_path)
+    with torch.inference_mode():
+        cache = model.cache(2)
+        run(model, cache, [1], cached=[0], new=[[1, 2, 3]])
+        window = Window(cache, [1, 1], cached=[3, 3], counts=[1, 1], later=0)
+        model.forward(window, torch.tensor([[4], [5]]))
+        window.commit([1])
+        found = run(model, cache, [1], cached=[4], new=[[6]])
+        expected = run(model, model.cache(1), [0], cached=[0], new=[[1, 2, 3, 5, 6]])
+    assert (found[0, -1] - expected[0, -1]).abs().max() < 1e-4
 
 
 def test_bfloat16_stays_near_float32(tmp_path):

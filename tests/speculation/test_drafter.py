@@ -1,11 +1,9 @@
-from dataclasses import dataclass, field
+import math
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from experts.speculation.drafter import Arrived, Drafter
+from experts.speculation.book import CATCH_UP
+from experts.speculation.drafter import CHUNK, Ahead, Drafter
 from experts.speculation.messages import DraftAsk, DraftRow
 from tests.speculation.conftest import CONTEXT
 from tests.speculation.models import VOCABULARY
@@ -22,8 +20,25 @@ def drafter(model):
     return Drafter(model, slots=SLOTS, life=7)
 
 
+@pytest.fixture
+def counted(model, monkeypatch):
+    """How many forward passes there were."""
+    passes = []
+    run = model.step
+    monkeypatch.setattr(model, "step", lambda *given: passes.append(1) or run(*given))
+    return lambda: len(passes)
+
+
 def answer(drafter, *asks, now=0.0, at=None):
-    return drafter.answer([Arrived(one, now if at is None else at) for one in asks], now)
+    return drafter.answer([drafter.take(one, now if at is None else at) for one in asks], now)
+
+
+def lead(drafter, *asks, cut=lambda: False):
+    """The leads for asks that are not waited for, as {session: {given: drafts}} each."""
+    leads = drafter.lead([drafter.take(one, 0.0) for one in asks], math.inf, cut)
+    return [
+        {row.session: {branch.given: branch.drafts for branch in row.branches} for row in one.rows} for one in leads
+    ]
 
 
 def test_asks_of_several_verifiers_are_answered_as_if_each_were_alone(drafter, greedy):
@@ -101,9 +116,8 @@ def test_a_session_closed_and_replaced_within_one_batch_spoils_nothing(drafter, 
     assert tells[1].drafts == (tuple(greedy([5, 6], 3)),)
 
 
-def test_a_superseded_ask_and_a_late_one_update_the_history_only(drafter, greedy):
-    old, new = ask(("a", 0, (1, 2), 4), step=1), ask(("a", 2, (3,), 4), step=2)
-    assert [tell.drafts[0] for tell in answer(drafter, old, new)] == [(), tuple(greedy([1, 2, 3], 4))]
+def test_a_late_ask_updates_the_history_only(drafter, greedy):
+    answer(drafter, ask(("a", 0, (1, 2, 3), 4)))
     late = ask(("a", 3, (4,), 4), step=3, budget=0.02)
     assert answer(drafter, late, now=5.03, at=5.0)[0].drafts == ((),)
     timely = ask(("a", 4, (5,), 4), step=4, budget=0.02)
@@ -132,119 +146,124 @@ def test_nothing_to_continue_gives_no_drafts(drafter):
     assert answer(drafter) == []
 
 
-@dataclass
-class Truth:
-    """What a verifier knows of one of its requests. ``sent`` is what it believes the drafter to hold."""
-
-    history: list[int]
-    sent: int = 0
-    drafts: list[int] = field(default_factory=list)
-
-
-class Conversation(RuleBasedStateMachine):
-    """Verifiers that accept, reject, close, resend, restart and lose messages, against a drafter that evicts."""
-
-    def __init__(self, model, greedy):
-        super().__init__()
-        self.model, self.greedy = model, greedy
-        self.now = 0.0
-        self.step = 0
-        self.names = 0
-        self.truths: dict[tuple[int, str], Truth] = {}
-        self.epochs = [1, 2]
-        self.restart_drafter()
-
-    def restart_drafter(self):
-        self.drafter = Drafter(self.model, slots=SLOTS, life=1, keep=0.5)
-
-    @rule(which=st.sampled_from([None, 0, 1]))
-    def restart(self, which):
-        """The drafter, or a verifier, begins a new life."""
-        if which is None:
-            self.restart_drafter()
-        else:
-            self.truths = {key: truth for key, truth in self.truths.items() if key[0] != self.epochs[which]}
-            self.epochs[which] += 2
-
-    @rule(seconds=st.sampled_from([0.1, 1.0]))
-    def pass_time(self, seconds):
-        self.now += seconds
-
-    @precondition(lambda self: len(self.truths) < 5)
-    @rule(
-        which=st.integers(0, 1),
-        length=st.sampled_from([1, 2, 9, 10, 140, CONTEXT - 6, CONTEXT]),
-        first=st.integers(0, 60),
-    )
-    def open(self, which, length, first):
-        self.names += 1
-        history = [(first + 7 * place) % VOCABULARY for place in range(length)]
-        self.truths[self.epochs[which], str(self.names)] = Truth(history)
-
-    @precondition(lambda self: self.truths)
-    @rule(data=st.data(), lost=st.booleans())
-    def close(self, data, lost):
-        key = data.draw(st.sampled_from(sorted(self.truths)))
-        del self.truths[key]
-        if not lost:
-            self.exchange([ask(epoch=key[0], closed=[key[1]])])
-
-    @precondition(lambda self: self.truths)
-    @rule(data=st.data(), steps=st.integers(1, 3))
-    def verify(self, data, steps):
-        for _ in range(steps):
-            self.verify_once(data)
-
-    def verify_once(self, data):
-        """Some sequences of each verifier take a step: a prefix of the drafts is right, then comes a token, or several
-        if the verifier went on without asking for a while."""
-        chosen = data.draw(st.sets(st.sampled_from(sorted(self.truths)), min_size=1))
-        rows: dict[int, list[DraftRow]] = {}
-        for key in sorted(chosen):
-            truth = self.truths[key]
-            accepted = data.draw(st.integers(0, len(truth.drafts)))
-            truth.history += truth.drafts[:accepted]
-            truth.history += data.draw(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=5))
-            truth.drafts = []
-            start = data.draw(st.sampled_from([truth.sent, truth.sent, truth.sent // 2, 0]))
-            depth = data.draw(st.sampled_from([5, 4, 3, 1, 0]))
-            rows.setdefault(key[0], []).append(DraftRow(key[1], start, tuple(truth.history[start:]), depth))
-            truth.sent = len(truth.history)
-        asks = [DraftAsk(epoch, self.step, tuple(row)) for epoch, row in rows.items()]
-        if not data.draw(st.integers(0, 5)):
-            return  # the message is lost: the next one leaves a gap
-        self.exchange(asks)
-
-    @precondition(lambda self: self.truths)
-    @rule(data=st.data())
-    def repeat(self, data):
-        key = data.draw(st.sampled_from(sorted(self.truths)))
-        history = tuple(self.truths[key].history)
-        self.truths[key].sent = len(history)
-        self.exchange([ask((key[1], 0, history, 3), epoch=key[0])] * 2)
-
-    def exchange(self, asks):
-        self.step += 1
-        asks = [DraftAsk(one.epoch, self.step, one.rows, one.closed) for one in asks]
-        for question, tell in zip(asks, answer(self.drafter, *asks, now=self.now), strict=True):
-            for row, drafts in zip(question.rows, tell.drafts, strict=True):
-                truth = self.truths[question.epoch, row.session]
-                if row.session in tell.lost:
-                    truth.sent, truth.drafts = 0, []
-                    assert drafts == ()
-                else:
-                    truth.drafts = list(drafts)
-                    assert truth.drafts == self.greedy(truth.history, row.depth)
-
-    @invariant()
-    def slots_are_never_exceeded(self):
-        assert self.drafter.sessions <= SLOTS
+def test_a_long_new_history_gets_no_drafts_until_it_is_read(drafter, greedy):
+    prompt = tuple(token % VOCABULARY for token in range(CHUNK + 40))
+    waited = ask(("a", 0, prompt, 4), ("b", 0, (3,), 2), budget=0.1)
+    tell = answer(drafter, waited)[0]
+    assert (tell.drafts, tell.lost) == (((), tuple(greedy([3], 2))), ())
+    assert [drafter.read(), drafter.read(), drafter.read()] == [(1, "a"), (1, "a"), None]
+    tell = answer(drafter, ask(("a", len(prompt), (7,), 4), step=2, budget=0.1))[0]
+    assert list(tell.drafts[0]) == greedy((*prompt, 7), 4)
+    assert drafter.prefilled == len(prompt) - 1
 
 
-def test_any_conversation_gives_the_greedy_continuation_of_the_true_history(model, greedy):
-    run_state_machine_as_test(
-        lambda: Conversation(model, greedy),
-        settings=settings(
-            max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
-    )
+def test_an_announced_prompt_is_read_before_drafts_are_wanted(drafter, greedy):
+    prompt = tuple(range(CATCH_UP + 20))
+    drafter.take(ask(("a", 0, prompt, 0), budget=0.0), 0.0)
+    assert (drafter.read(), drafter.read()) == ((1, "a"), None)
+    tell = answer(drafter, ask(("a", len(prompt), (5,), 3), step=2, budget=0.1))[0]
+    assert list(tell.drafts[0]) == greedy((*prompt, 5), 3)
+
+
+def test_unread_histories_take_turns(drafter):
+    for name, length in (("a", 3 * CHUNK // 2), ("b", CHUNK // 2)):
+        drafter.take(ask((name, 0, tuple(token % VOCABULARY for token in range(length)), 4), budget=0.0), 0.0)
+    assert [drafter.read() for _ in range(4)] == [(1, "a"), (1, "b"), (1, "a"), None]
+
+
+def test_what_was_closed_is_not_read(drafter):
+    drafter.take(ask(("a", 0, tuple(range(60)), 4), budget=0.0), 0.0)
+    drafter.take(ask(closed=("a",)), 0.0)
+    assert drafter.read() is None
+    assert drafter.prefilled == 0
+
+
+def test_a_lead_continues_every_verdict_that_it_names(drafter, greedy):
+    drafts = answer(drafter, ask(("a", 0, (1, 2, 3), 4)))[0].drafts[0]
+    (found,) = lead(drafter, ask(("a", 3, drafts[:1], 4, 3), budget=0.0, step=2))
+    history, inflight = (1, 2, 3, drafts[0]), drafts[1:]
+    assert 0 < len(found["a"]) <= 4
+    for given, more in found["a"].items():
+        assert given[:-1] == inflight[: len(given) - 1]
+        assert given != inflight[: len(given)]
+        assert list(more) == greedy(history + given, 4)
+
+
+def test_with_nothing_in_flight_the_likeliest_next_tokens_are_prepared(drafter, greedy):
+    (found,) = lead(drafter, ask(("a", 0, (1, 2, 3), 2), budget=0.0))
+    assert (greedy([1, 2, 3], 1)[0],) in found["a"]
+    assert {len(given) for given in found["a"]} == {1}
+    assert all(list(more) == greedy((1, 2, 3, *given), 2) for given, more in found["a"].items())
+
+
+def test_a_verdict_that_was_prepared_is_not_drafted_again(drafter, greedy, counted):
+    (found,) = lead(drafter, ask(("a", 0, (1, 2, 3), 4), budget=0.0))
+    given, drafts = next(iter(found["a"].items()))
+    before = counted()
+    assert answer(drafter, ask(("a", 3, given, 4), step=2))[0].drafts == (drafts,)
+    assert counted() == before
+
+
+def test_a_long_run_of_prepared_verdicts_stays_on_the_greedy_continuation(drafter, greedy):
+    history, start, held = [1, 2, 3], 0, 0
+    for step in range(40):
+        row = ("a", start, tuple(history[start:]), 3, held)
+        (found,) = lead(drafter, ask(row, budget=0.0, step=step))
+        assert all(list(more) == greedy((*history, *given), 3) for given, more in found["a"].items())
+        given = sorted(found["a"])[step % len(found["a"])]
+        start, held = len(history), step % 4
+        history += given
+        if step % 3:
+            drafter.deepen()
+    assert drafter.prefilled == 0
+
+
+def test_after_a_finished_lead_the_next_one_knows_what_follows_its_drafts(drafter, counted):
+    (found,) = lead(drafter, ask(("a", 0, (1, 2, 3), 3), budget=0.0))
+    assert drafter.deepen()
+    assert not drafter.deepen()
+    given, drafts = next(iter(found["a"].items()))
+    before = counted()
+    (found,) = lead(drafter, ask(("a", 3, given, 3, len(drafts)), budget=0.0, step=2))
+    assert all(given[:-1] == drafts[: len(given) - 1] for given in found["a"])
+    assert counted() - before == 3
+
+
+def test_a_lead_cut_short_has_shorter_drafts(drafter, greedy):
+    calls = iter([False, False, False, True])
+    (found,) = lead(drafter, ask(("a", 0, (1, 2, 3), 8), budget=0.0), cut=lambda: next(calls))
+    assert {len(more) for more in found["a"].values()} == {2}
+    assert all(list(more) == greedy((1, 2, 3, *given), 2) for given, more in found["a"].items())
+    assert lead(drafter, ask(("b", 0, (4,), 8), budget=0.0), cut=lambda: True) == []
+
+
+def test_every_session_gets_its_best_branch_before_any_gets_its_second(model):
+    drafter = Drafter(model, slots=SLOTS, life=7, ahead=Ahead(branches=4, rows=4))
+    (found,) = lead(drafter, ask(*[(name, 0, (place, 5), 2) for place, name in enumerate("abc")], budget=0.0))
+    assert sorted(map(len, found.values())) == [1, 1, 2]
+
+
+def test_leads_of_several_verifiers_are_made_together_and_kept_apart(drafter):
+    first, second = ask(("a", 0, (1, 2), 2), budget=0.0), ask(("a", 0, (9,), 3), budget=0.0, epoch=2)
+    leads = drafter.lead([drafter.take(one, 0.0) for one in (first, second)], math.inf, lambda: False)
+    assert [(one.epoch, [(row.session, row.start) for row in one.rows]) for one in leads] == [
+        (1, [("a", 2)]),
+        (2, [("a", 1)]),
+    ]
+    assert [{len(b.drafts) for row in one.rows for b in row.branches} for one in leads] == [{2}, {3}]
+
+
+def test_it_drafts_ahead_only_where_drafts_are_wanted_and_fit(model, drafter):
+    long = tuple(token % VOCABULARY for token in range(CONTEXT - 1))
+    assert lead(drafter, ask(("a", 0, (1, 2), 0), ("b", 0, long[:60], 4), budget=0.0)) == []
+    answer(drafter, ask(("c", 0, long, 4)))
+    assert lead(drafter, ask(("c", len(long), (), 4), budget=0.0)) == []
+    never = Drafter(model, slots=SLOTS, life=7, ahead=Ahead(branches=0))
+    assert lead(never, ask(("a", 0, (1, 2), 4), budget=0.0)) == []
+
+
+def test_without_time_there_is_no_lead(drafter):
+    answer(drafter, ask(("a", 0, (1, 2, 3), 4)))
+    assert drafter.cost(1) > 0
+    pending = drafter.take(ask(("a", 3, (4,), 4), step=2, budget=0.0), 0.0)
+    assert drafter.lead([pending], drafter.cost(1), lambda: False) == []

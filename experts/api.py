@@ -43,7 +43,8 @@ class Grammar(msgspec.Struct, frozen=True):
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One sequence to generate. ``timeout`` is what is left of its deadline in seconds when it is sent."""
+    """One sequence to generate. ``timeout`` is what is left of its deadline in seconds when it is sent; ``domain`` is
+    the kind of traffic it belongs to ("code", "tools", "structured", "text"), a prior for what drafts are worth."""
 
     id: str
     prompt: tuple[int, ...]
@@ -53,6 +54,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     adapter: str | None = None
     priority: int = 0
     speculate: bool = True
+    domain: str = ""
 
 
 class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -70,12 +72,23 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[TopLogprob, ...] = ()
 
 
+class Speculated(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What speculation did for one request. ``steps`` verified ``drafted`` drafts; ``accepted[n]`` counts those steps
+    in which n were accepted; ``plain`` steps had no drafts."""
+
+    steps: int = 0
+    plain: int = 0
+    drafted: int = 0
+    accepted: tuple[int, ...] = ()
+
+
 class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one engine step added to one request.
 
     ``text`` is the detokenised delta (it may lag the tokens inside a character or a possible stop string).
     ``drafted`` drafts were verified in this step and the first ``accepted`` of ``tokens`` came from them.
-    The last chunk, and only the last, has ``finish``; it repeats the prompt's size for the bill.
+    The last chunk, and only the last, has ``finish``; it repeats the prompt's size for the bill and sums up what
+    speculation did (None from an engine that does not speculate).
     """
 
     id: str
@@ -89,6 +102,7 @@ class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
     error: Failure | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    speculated: Speculated | None = None
 
 
 class EngineLimits(msgspec.Struct, frozen=True):
@@ -97,6 +111,43 @@ class EngineLimits(msgspec.Struct, frozen=True):
     max_context: int
     max_running: int
     vocabulary: int
+
+
+WAIT_BUCKETS = (0.0001, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05)
+"""Upper bounds in seconds of the buckets that waits for drafts are counted in; one more bucket is above them all."""
+
+
+class SpeculationState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What speculation has done in one life of an engine. All but ``mode`` and ``depth`` are counters that only grow.
+
+    ``steps`` decoded something, ``speculated`` of them verified drafts. Of ``asked`` questions to the draft pool each
+    was ``answered``, ``late`` or ``garbage``; ``lost`` counts sessions a drafter did not know. Of the rows that wanted
+    drafts ``hits`` found theirs made ahead and ``misses`` did not. ``drafted[i]`` and ``accepted[i]`` count drafts at
+    position i; ``waits`` counts waits per bucket of ``WAIT_BUCKETS``. Seconds: ``wait`` for drafts, ``draft`` of it
+    computed by drafters, ``verify`` spent in steps that verified, ``plain`` what the same steps would have taken
+    without drafts, as estimated. ``mode`` is the last choice's, ``depth`` the lately chosen mean, ``changes`` counts
+    changes of mode per "mode:reason".
+    """
+
+    steps: int = 0
+    speculated: int = 0
+    asked: int = 0
+    answered: int = 0
+    late: int = 0
+    garbage: int = 0
+    lost: int = 0
+    hits: int = 0
+    misses: int = 0
+    drafted: tuple[int, ...] = ()
+    accepted: tuple[int, ...] = ()
+    waits: tuple[int, ...] = ()
+    wait: float = 0.0
+    draft: float = 0.0
+    verify: float = 0.0
+    plain: float = 0.0
+    mode: str = ""
+    depth: float = 0.0
+    changes: dict[str, int] = {}
 
 
 class EngineState(msgspec.Struct, frozen=True):
@@ -112,14 +163,16 @@ class EngineState(msgspec.Struct, frozen=True):
     drafted: int = 0
     accepted: int = 0
     preemptions: int = 0
+    speculation: SpeculationState | None = None
 
 
 class DraftPeer(msgspec.Struct, frozen=True):
-    """A live draft replica: where it listens and which life of it this is."""
+    """A live draft replica: where it listens, which life of it this is, and how full it is (0..1, as last reported)."""
 
     replica: str
     epoch: int
     endpoint: str
+    load: float = 0.0
 
 
 StepSink = Callable[[Sequence[Chunk]], None]

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from cluster.config import Section
 
-Layout = Literal["off", "ngram", "split"]
+Layout = Literal["off", "ngram", "co_resident", "split", "shared"]
 
 
 class VllmEngine(Section):
@@ -48,6 +48,12 @@ class DraftEngine(Section):
     device: Literal["cpu", "cuda"] = "cpu"
     max_sessions: Annotated[int, Field(ge=1)] = 64
     max_context: Annotated[int, Field(ge=16)] = 2048
+    branches: Annotated[int, Field(ge=0, le=16)] = Field(
+        default=4, description="verdicts per session to draft ahead for, at most; 0: never drafts ahead"
+    )
+    lead_rows: Annotated[int, Field(ge=1)] = Field(
+        default=32, description="branches of all sessions together in one batch drafted ahead, at most"
+    )
     cores: tuple[int, ...] = ()
 
 
@@ -55,20 +61,44 @@ EngineConfig = Annotated[VllmEngine | SimulatedEngine | DraftEngine, Field(discr
 
 
 class Speculation(Section):
-    """How a pool's verifier gets its drafts. ``depth`` drafts per step; ``deadline_ms`` bounds the wait for them."""
+    """How a pool's verifier gets its drafts. ``depth`` is the most drafts per step; ``deadline_ms`` bounds every wait
+    for them."""
 
-    layout: Layout = "off"
-    pool: str | None = Field(default=None, description="the draft pool, for layout split")
+    layout: Layout = Field(
+        default="off",
+        description="off; ngram: from the text itself; co_resident: a draft model inside the verifier's engine; "
+        "split: a draft pool of its own; shared: one draft pool for several verifier pools",
+    )
+    pool: str | None = Field(default=None, description="the draft pool, for layouts split and shared")
+    model: str | None = Field(default=None, description="the draft model, for layout co_resident")
     depth: Annotated[int, Field(ge=1, le=16)] = 4
+    controller: Literal["adaptive", "fixed"] = Field(
+        default="adaptive", description="adaptive: per request and step, 0 included; fixed: always depth"
+    )
+    floor: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.95, description="share of plain decoding's speed below which the controller stops speculating"
+    )
+    ahead: bool = Field(default=True, description="draft for the likeliest verdicts while the verifier works")
+    strict: Literal["filter", "off"] = Field(
+        default="filter",
+        description="inside a segment bound by a grammar or a tool call: filter drafts by it, or draft nothing",
+    )
     deadline_ms: Annotated[float, Field(gt=0)] = 25.0
     retry_ms: Annotated[float, Field(gt=0)] = Field(
         default=500.0, description="after misses, how long to decode plainly before asking the draft pool again"
     )
 
+    @property
+    def remote(self) -> bool:
+        """Whether drafts come from a draft pool."""
+        return self.layout in ("split", "shared")
+
     @model_validator(mode="after")
-    def _split_names_its_pool(self) -> "Speculation":
-        if (self.layout == "split") != (self.pool is not None):
-            raise ValueError("layout 'split' needs 'pool', and only it takes one")
+    def _layout_names_its_source(self) -> "Speculation":
+        if self.remote != (self.pool is not None):
+            raise ValueError("layouts 'split' and 'shared' need 'pool', and only they take one")
+        if (self.layout == "co_resident") != (self.model is not None):
+            raise ValueError("layout 'co_resident' needs 'model', and only it takes one")
         return self
 
 

@@ -307,6 +307,6 @@ class Dispatcher:
                 yield ReplicaView(each.registration, each.state, len(each.leases), now - each.seen)
 
 
-def peers(directory: Directory, pool: str) -> Iterable[Registration]:
+def peers(directory: Directory, pool: str) -> Iterable[ReplicaView]:
     """The live replicas of one pool."""
-    return (view.registration for each in directory.pools if each.pool == pool for view in each.replicas)
+    return (view for each in directory.pools if each.pool == pool for view in each.replicas)

@@ -19,7 +19,7 @@ from deployments.dataplane.membership import Member
 from deployments.scaling import ONGOING
 from experts.api import Chunk, DraftPeer, Engine
 from experts.messages import VERSION, Abort, Frame, Submit, ToGateway, ToReplica
-from router.api import Directory, Registration, Report
+from router.api import Directory, Registration, ReplicaView, Report
 from router.dispatch import peers
 
 log = logging.getLogger(__name__)
@@ -88,8 +88,13 @@ class ExpertReplica:
     def _meet(self, directory: Directory) -> None:
         pool = self._config.speculation.pool
         if pool is not None:
-            found = [DraftPeer(each.replica, each.epoch, each.endpoint) for each in peers(directory, pool)]
-            self._host.engine.use_drafts(found)
+            self._host.engine.use_drafts([_peer(view) for view in peers(directory, pool)])
+
+
+def _peer(view: ReplicaView) -> DraftPeer:
+    """A draft replica as verifiers know it: it is as full as its cache of sessions."""
+    who = view.registration
+    return DraftPeer(who.replica, who.epoch, who.endpoint, load=view.state.kv_use)
 
 
 class EngineHost:

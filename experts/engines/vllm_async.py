@@ -1,6 +1,7 @@
 """vLLM's asynchronous engine, whose model runs in processes of its own: the way to run it on a GPU."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,10 @@ from experts.engines.vllm_runner import Events
 if TYPE_CHECKING:
     from experts.engines.vllm_meter import Meter
 
+logger = logging.getLogger(__name__)
+
 STOP_WAIT = 30.0  # seconds the engine's processes have to go
+RPC_WAIT = 10.0  # seconds an engine has to answer what it is asked between steps
 
 
 class AsyncRunner:
@@ -46,6 +50,8 @@ class AsyncRunner:
             await self._engine.get_supported_tasks()  # the first call that starts vLLM's reader on this loop
             for adapter in self._adapters.values():
                 await self._engine.add_lora(adapter)
+        if self._plan.speculates:
+            self._spawn(self._watch())
         return limits
 
     def submit(self, request: GenerateRequest) -> None:
@@ -96,6 +102,23 @@ class AsyncRunner:
         self._adapters = adapters_of(self._plan.adapters)
         arguments = engine_arguments(AsyncEngineArgs, self._plan)
         return AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda *_: meter])
+
+    async def _watch(self) -> None:
+        """Ask the workers what speculation has done, now and then, but not while nothing happens."""
+        from experts.engines.vllm_meter import SPECULATION_EVERY
+
+        assert self._meter is not None
+        steps = 0
+        while self.alive():
+            await asyncio.sleep(SPECULATION_EVERY)
+            if self._meter.reading.steps == steps:
+                continue
+            steps = self._meter.reading.steps
+            try:
+                async with asyncio.timeout(RPC_WAIT):
+                    self._meter.speculated(await self._engine.collective_rpc("speculation"))
+            except Exception as error:  # noqa: BLE001 - figures may be missed; that an engine is dead shows elsewhere
+                logger.warning("no word on speculation: %s", type(error).__name__)
 
     async def _enter(self, request: GenerateRequest) -> None:
         """Hand the request to vLLM and take the place of its output queue, with what it may hold already."""

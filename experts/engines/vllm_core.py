@@ -56,6 +56,8 @@ class Core:
 
     def step(self) -> None:
         self._engine.step()
+        if self._speculates and self.meter.asks(busy=self.busy):
+            self.meter.speculated(self._engine.collective_rpc("speculation"))
 
     def take(self) -> list[Chunk]:
         """What has been produced since last asked."""

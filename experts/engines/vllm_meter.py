@@ -1,15 +1,16 @@
 """What vLLM's scheduler says of itself, as the latest reading. It comes through vLLM's own hook for statistics."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from experts.api import EngineState
+from experts.api import EngineState, SpeculationState
 
 SMOOTHING = 0.1  # weight of the newest step in ``step_ms``
+SPECULATION_EVERY = 0.25  # seconds between two looks at what speculation has done
 
 
 class Meter(StatLoggerBase):  # type: ignore[misc]  # vLLM is untyped here
@@ -19,6 +20,7 @@ class Meter(StatLoggerBase):  # type: ignore[misc]  # vLLM is untyped here
         self.reading = EngineState()
         self._clock = clock
         self._last: float | None = None
+        self._looked = float("-inf")
 
     def record(self, scheduler_stats: Any | None, iteration_stats: Any | None, *_: Any, **__: Any) -> None:
         """Called by vLLM after every step."""
@@ -35,6 +37,19 @@ class Meter(StatLoggerBase):  # type: ignore[misc]  # vLLM is untyped here
             prompt_tokens=reading.prompt_tokens + (iteration_stats.num_prompt_tokens if iteration_stats else 0),
             preemptions=reading.preemptions + (iteration_stats.num_preempted_reqs if iteration_stats else 0),
         )
+
+    def asks(self, *, busy: bool) -> bool:
+        """Whether to ask the workers what speculation has done: not at every step, but after the last one before a
+        pause."""
+        return not busy or self._clock() - self._looked >= SPECULATION_EVERY
+
+    def speculated(self, packed: Iterable[bytes | None]) -> None:
+        """What the workers say of speculation: one of them a packed state, the others nothing."""
+        self._looked = self._clock()
+        for state in packed:
+            if state is not None:
+                speculation = msgspec.msgpack.decode(state, type=SpeculationState)
+                self.reading = msgspec.structs.replace(self.reading, speculation=speculation)
 
     def log_engine_initialized(self) -> None:
         """Part of vLLM's interface; there is nothing to say."""

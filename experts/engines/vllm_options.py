@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cluster.errors import ConfigError, UnknownModel
-from experts.config import PoolConfig, VllmEngine
+from experts.config import PoolConfig, Speculation, VllmEngine
 from experts.zoo.catalog import model_path
 
 ZOO = "zoo:"
@@ -23,7 +23,7 @@ NGRAM_MIN, NGRAM_MAX = 2, 4
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one engine is to be run. ``arguments`` are vLLM's; ``split``: a draft pool proposes."""
+    """How one engine is to be run. ``arguments`` are vLLM's; ``split``: a draft pool proposes, alone or shared."""
 
     runner: Literal["in_process", "async"]
     arguments: dict[str, Any]
@@ -60,7 +60,7 @@ def plan(name: str, pool: PoolConfig, *, drafts: str = DRAFTS) -> Plan:
         arguments=_defaults(engine) | engine.options | owned,
         cores=engine.cores,
         adapters=engine.adapters,
-        split=pool.speculation.layout == "split",
+        split=pool.speculation.remote,
         gpu=gpu,
     )
 
@@ -101,20 +101,44 @@ def _speculation(pool: PoolConfig, drafts: str) -> dict[str, Any]:
     speculation, engine = pool.speculation, pool.engine
     if speculation.layout == "off":
         return {}
-    if speculation.layout == "ngram":
-        method = {"method": "ngram", "prompt_lookup_min": NGRAM_MIN, "prompt_lookup_max": NGRAM_MAX}
-        return SPECULATING | {"speculative_config": method | {"num_speculative_tokens": speculation.depth}}
     assert isinstance(engine, VllmEngine)
-    section = {
+    arguments = SPECULATING | {
+        "speculative_config": _method(pool) | {"num_speculative_tokens": speculation.depth},
+        "additional_config": engine.options.get("additional_config", {}) | {SECTION: _section(speculation, drafts)},
+    }
+    # What is drafted next depends on how this step ends, so the next step cannot be scheduled before.
+    return arguments | {"async_scheduling": False} if speculation.layout == "co_resident" else arguments
+
+
+def _method(pool: PoolConfig) -> dict[str, Any]:
+    """Where vLLM finds what proposes."""
+    speculation, engine = pool.speculation, pool.engine
+    assert isinstance(engine, VllmEngine)
+    if speculation.layout == "ngram":
+        return {"method": "ngram", "prompt_lookup_min": NGRAM_MIN, "prompt_lookup_max": NGRAM_MAX}
+    if speculation.model is None:
+        return {"method": "custom_class", "model": PROPOSER}
+    return {
+        "method": "draft_model",
+        "model": _locate(speculation.model),
+        # vLLM wants a draft split over as many GPUs as its verifier.
+        "draft_tensor_parallel_size": engine.options.get("tensor_parallel_size", 1),
+    }
+
+
+def _section(speculation: Speculation, drafts: str) -> dict[str, Any]:
+    """What our part of the worker reads. Times are in seconds."""
+    chosen = {
+        "depth": speculation.depth,
+        "controller": speculation.controller,
+        "floor": speculation.floor,
+        "strict": speculation.strict,
+    }
+    if not speculation.remote:
+        return chosen
+    return chosen | {
         "drafts": drafts,
         "deadline": speculation.deadline_ms / 1000,
         "retry": speculation.retry_ms / 1000,
-    }
-    return SPECULATING | {
-        "speculative_config": {
-            "method": "custom_class",
-            "model": PROPOSER,
-            "num_speculative_tokens": speculation.depth,
-        },
-        "additional_config": engine.options.get("additional_config", {}) | {SECTION: section},
+        "ahead": speculation.ahead,
     }

@@ -1,56 +1,33 @@
 """vLLM's side of split speculation: what to ask the draft pool for, and which of its answers to believe."""
 
-import logging
 import pkgutil
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster.transport import epoch
-from experts.api import DraftPeer
+from experts.api import DraftPeer, SpeculationState
 from experts.engines.vllm_options import SECTION
-from experts.speculation.proposer import DraftHistory
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One request after a step. The last ``sampled`` of ``tokens`` are new; ``ended``: one of these is a stop token."""
-
-    session: str
-    tokens: NDArray[np.int32]
-    sampled: int
-    prompt: int
-    max_tokens: int
-    speculate: bool = True
-    ended: bool = False
+from experts.engines.vllm_steps import Row, steps_of
+from experts.speculation.inbox import DraftStats
+from experts.speculation.proposer import DraftHistory, Proposal
 
 
 class Drafts(Protocol):
     """Where drafts come from; ``RemoteDrafts`` is the one in use."""
 
-    def propose(self, rows: Sequence[DraftHistory]) -> list[list[int]]: ...
+    def propose(self, rows: Sequence[DraftHistory], *, pace: float, horizon: float) -> Proposal: ...
+
+    def announce(self, session: str, tokens: NDArray[np.int32]) -> None: ...
 
     def close(self, sessions: Iterable[str]) -> None: ...
 
     def use(self, peers: Sequence[DraftPeer]) -> None: ...
 
-
-def wanted(row: Row, *, depth: int, context: int) -> int:
-    """How many drafts this row can use: none in a prefill, never past its last token or the model's context.
-
-    A step yields one token more than its accepted drafts, hence the ones.
-    """
-    if not row.sampled or not row.speculate or row.ended:
-        return 0
-    length = len(row.tokens)
-    left = row.max_tokens - (length - row.prompt)
-    return max(0, min(depth, left - 1, context - length - 1))
+    def stats(self) -> DraftStats: ...
 
 
 def believable(drafts: Sequence[int], *, depth: int, vocabulary: int) -> list[int]:
@@ -68,11 +45,16 @@ class Proposer:
 
     def __init__(self, vllm_config: Any) -> None:
         section = vllm_config.additional_config[SECTION]
-        source = pkgutil.resolve_name(section["drafts"])
-        self._drafts: Drafts = source(epoch=epoch(), deadline=section["deadline"], retry=section["retry"])
-        self._context = int(vllm_config.model_config.max_model_len)
+        self.steps = steps_of(vllm_config)
         self._vocabulary = int(vllm_config.model_config.get_vocab_size())
-        self.failures: Counter[str] = Counter()
+        source = pkgutil.resolve_name(section["drafts"])
+        self._drafts: Drafts = source(
+            epoch=epoch(),
+            deadline=section["deadline"],
+            retry=section["retry"],
+            vocabulary=self._vocabulary,
+            ahead=section["ahead"],
+        )
 
     def load_model(self, *_: Any, **__: Any) -> None:
         """Part of vLLM's interface; the draft pool holds the model."""
@@ -81,43 +63,69 @@ class Proposer:
         """The call vLLM makes by itself. It names no requests: without our worker nothing is drafted."""
         return [[] for _ in sampled_token_ids]
 
-    def draft(self, rows: Sequence[Row], depth: int) -> list[list[int]]:
-        """Drafts for each row, in order, ``depth`` at most."""
-        depths = [wanted(row, depth=depth, context=self._context) for row in rows]
+    def draft(self, rows: Sequence[Row], limit: int | None = None) -> list[list[int]]:
+        """Drafts for each row, in order, ``limit`` at most, as many as the controller chooses."""
+        choice = self.steps.begin(rows, limit)
         asked = [
-            DraftHistory(session=row.session, tokens=row.tokens, depth=depth)
-            for row, depth in zip(rows, depths, strict=True)
-            if depth
+            DraftHistory(row.session, row.tokens, min(depth, room), gain)
+            for row, depth, gain, room in zip(rows, choice.depths, choice.gains, self.steps.rooms, strict=True)
+            if room
         ]
-        answers = iter(self._ask(asked) if asked else ())
-        return [next(answers) if depth else [] for depth in depths]
+        found: list[list[int]] = [[] for _ in asked]
+        draft = 0.0
+        try:
+            if asked:
+                proposal = self._drafts.propose(asked, pace=choice.pace, horizon=choice.horizon)
+                found, draft = self._believed(asked, proposal), proposal.draft
+        except Exception as error:  # noqa: BLE001 - a draft source may not end the engine
+            self.steps.failed(error)
+        answers = iter(found)
+        drafts = self.steps.fitting(rows, [next(answers) if room else [] for room in self.steps.rooms])
+        self.steps.end(draft)
+        return drafts
 
-    def close(self, sessions: Iterable[str]) -> None:
+    def announce(self, row: Row) -> None:
+        """A request is about to be prefilled."""
+        if row.max_tokens > 1 and self.steps.allows(row):
+            try:
+                self._drafts.announce(row.session, row.tokens)
+            except Exception as error:  # noqa: BLE001 - a draft source may not end the engine
+                self.steps.failed(error)
+
+    def close(self, sessions: Sequence[str]) -> None:
         """These requests have ended or lost their place."""
+        self.steps.close(sessions)
         try:
             self._drafts.close(sessions)
         except Exception as error:  # noqa: BLE001 - a draft source may not end the engine
-            self._failed(error)
+            self.steps.failed(error)
 
     def use(self, peers: Sequence[DraftPeer]) -> None:
         try:
             self._drafts.use(peers)
         except Exception as error:  # noqa: BLE001 - a draft source may not end the engine
-            self._failed(error)
+            self.steps.failed(error)
 
-    def _ask(self, rows: Sequence[DraftHistory]) -> list[list[int]]:
-        try:
-            answers = self._drafts.propose(rows)
-            return [
-                believable(answer, depth=row.depth, vocabulary=self._vocabulary)
-                for row, answer in zip(rows, answers, strict=True)
-            ]
-        except Exception as error:  # noqa: BLE001 - a draft source may not end the engine
-            self._failed(error)
-            return [[] for _ in rows]
+    def state(self) -> SpeculationState:
+        """What the steps brought and what became of the asks."""
+        own, state = self._drafts.stats(), self.steps.state()
+        return msgspec.structs.replace(
+            state,
+            asked=own.asked,
+            answered=own.answered,
+            late=own.late,
+            garbage=own.garbage,
+            lost=own.lost,
+            hits=own.hits,
+            misses=own.misses,
+            waits=tuple(own.waits),
+            wait=own.wait,
+            draft=own.draft,
+            changes={**state.changes, **own.changes},
+        )
 
-    def _failed(self, error: Exception) -> None:
-        kind = type(error).__name__
-        self.failures[kind] += 1
-        if self.failures[kind] == 1:
-            logger.warning("drafts failed with %s (reported once): %s", kind, error)
+    def _believed(self, rows: Sequence[DraftHistory], proposal: Proposal) -> list[list[int]]:
+        return [
+            believable(drafts, depth=row.depth, vocabulary=self._vocabulary)
+            for row, drafts in zip(rows, proposal.drafts, strict=True)
+        ]

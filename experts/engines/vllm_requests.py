@@ -12,7 +12,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOu
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
 from cluster.errors import BadRequest, EngineFailed, Failure, SwitchyardError
-from experts.api import Chunk, FinishReason, GenerateRequest, Grammar, TokenLogprob, TopLogprob
+from experts.api import Chunk, FinishReason, GenerateRequest, Grammar, Speculated, TokenLogprob, TopLogprob
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +57,19 @@ def params_of(request: GenerateRequest, *, speculates: bool) -> SamplingParams:
             structured_outputs=_structure(request.grammar) if request.grammar else None,
             output_kind=RequestOutputKind.DELTA,
             skip_clone=True,
-            extra_args={"speculate": request.speculate and not plain_only} if speculates else None,
+            extra_args=_speculation(request, plain_only=plain_only) if speculates else None,
         )
     except (VLLMClientError, ValueError, TypeError) as error:
         raise BadRequest(str(error)[:MESSAGE_BOUND]) from error
+
+
+def _speculation(request: GenerateRequest, *, plain_only: bool) -> dict[str, Any]:
+    """What our worker needs to know of the request."""
+    return {
+        "speculate": request.speculate and not plain_only,
+        "domain": request.domain,
+        "strict": request.grammar is not None,
+    }
 
 
 def adapters_of(adapters: dict[str, str]) -> dict[str, LoRARequest]:
@@ -115,6 +124,7 @@ class Stream:
         self._died = died
         self._drafted = 0
         self._accepted = 0
+        self._plain = 0
         self._tokens = 0
         self._broken = False
 
@@ -142,8 +152,10 @@ class Stream:
     def _chunk(self, output: Any) -> Chunk:
         step = output.outputs[0]
         tokens = tuple(step.token_ids)
-        drafted, accepted = self._drafts(step.spec_decode_metrics or getattr(self._state, "spec_decode_metrics", None))
+        metrics = step.spec_decode_metrics or getattr(self._state, "spec_decode_metrics", None)
+        drafted, accepted = self._drafts(metrics)
         self._tokens += len(tokens)
+        self._plain += bool(tokens) and not drafted
         finish = FINISHES.get(step.finish_reason, "stop") if step.finish_reason else None
         return Chunk(
             id=self._request.id,
@@ -157,6 +169,7 @@ class Stream:
             error=self._failure() if finish == "error" else None,
             prompt_tokens=len(self._request.prompt) if finish else 0,
             cached_tokens=output.num_cached_tokens or 0 if finish else 0,
+            speculated=self._summary(metrics) if finish else None,
         )
 
     def _drafts(self, metrics: Any) -> tuple[int, int]:
@@ -167,6 +180,13 @@ class Stream:
         self._drafted = metrics.num_draft_tokens
         self._accepted = sum(length * steps for length, steps in enumerate(metrics.histogram))
         return self._drafted - before[0], self._accepted - before[1]
+
+    def _summary(self, metrics: Any) -> Speculated | None:
+        """Of the whole request; the step of its first token, a prefill, counts among the plain ones."""
+        if metrics is None:
+            return None
+        accepted = tuple(metrics.histogram)
+        return Speculated(steps=sum(accepted), plain=self._plain, drafted=self._drafted, accepted=accepted)
 
     def _failure(self) -> Failure:
         """The engine gives no reason; before the first token of a constrained request it is the constraint."""

@@ -1,232 +1,274 @@
 """The verify side of split speculation: what a verifier's engine thread calls between two of its steps.
 
-One ask per step and replica carries only the tokens that are new since the last one; then the engine thread waits for
-the tells, at most ``deadline`` seconds. Every failure (a late, lost, dead, replaced or babbling replica) means fewer
-drafts and nothing else: the verifier then decodes those rows plainly. A late answer is not wasted, as the drafter has
-cached what it computed and continues there when asked again.
+One ask per step and replica carries only the tokens that are new since the last one. Rows whose drafts were made ahead
+have them already; for the others the engine thread waits, but never longer than ``deadline`` nor than what the drafts
+are worth. Every failure (a late, lost, dead, replaced or babbling replica) means fewer drafts and nothing else: the
+verifier then decodes those rows plainly. A late answer is not wasted, as its drafts may still come true.
 """
 
+import math
 import time
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster.errors import ProtocolError
 from cluster.transport import BlockingLink, Wire, wait
-from experts.api import DraftPeer
-from experts.speculation.fallback import Trust
-from experts.speculation.messages import MAX_DEPTH, VERSION, DraftAsk, DraftRow, DraftTell, ToDrafter, ToVerifier
+from experts.api import WAIT_BUCKETS, DraftPeer
+from experts.speculation.fallback import first_chance, surprise
+from experts.speculation.inbox import DraftStats, Inbox
+from experts.speculation.messages import VERSION, DraftAsk, DraftRow, ToDrafter, ToVerifier
+from experts.speculation.placement import Placement
+from experts.speculation.replicas import Question, Replica
 
 LARGEST_TELL = 1 << 20
 """Bytes. A tell of 256 rows is a few dozen KiB; decoding must not become the wait that the deadline bounds."""
+LAG = 8
+"""New tokens after which a session that has no drafts at present is brought up to date: a drafter takes so many along
+with drafting, and has to read more before it can."""
+SPAN, SHORT = 4096, 64
+"""Tokens of long histories sent in one step, and how many are not counted as long: sessions that move, or come back,
+take turns."""
 
 
 @dataclass(frozen=True, slots=True)
 class DraftHistory:
     """A sequence to draft for. ``session`` is unique per submission; ``tokens`` [n] are all its final tokens, prompt
-    and output (a view: it is read before ``propose`` returns); ``depth`` is how many drafts are wanted, 0 for none."""
+    and output (a view: it is read before ``propose`` returns); ``depth`` is how many drafts are wanted, 0 for none,
+    and ``gain`` how many of them are expected to be accepted."""
 
     session: str
     tokens: NDArray[np.int32]
     depth: int
+    gain: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class DraftStats:
-    """Counters since the start. Of ``asked`` asks each was ``answered``, ``late`` or ``garbage``. ``lost`` counts rows
-    that a replica did not know, ``plain`` rows nobody was asked about, ``drafted`` tokens, ``wait`` seconds."""
+class Proposal:
+    """Drafts for each row, possibly none. Of the rows that wanted some, ``hits`` had theirs made ahead and ``misses``
+    had not. ``wait`` is the time spent waiting and ``draft`` how much of it drafters computed, in seconds."""
 
-    asked: int = 0
-    answered: int = 0
-    late: int = 0
-    garbage: int = 0
-    lost: int = 0
-    plain: int = 0
-    drafted: int = 0
+    drafts: list[list[int]]
+    hits: int = 0
+    misses: int = 0
     wait: float = 0.0
+    draft: float = 0.0
 
 
-@dataclass(slots=True, eq=False)
-class _Replica:
-    """``sent``: for each session kept there, how many of its leading tokens the replica has been sent."""
+@dataclass(slots=True)
+class _Batch:
+    """What one replica is asked in a step. ``gain`` is what waiting for it is expected to bring, in tokens."""
 
-    peer: DraftPeer
-    link: BlockingLink[ToDrafter, ToVerifier]
-    trust: Trust
-    life: int
-    sent: dict[str, int] = field(default_factory=dict)
+    rows: list[DraftRow] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    waits: bool = False
+    gain: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    """An ask on its way: ``places`` are the indices of its rows among those of the step."""
+class _Offer:
+    """What was proposed after ``length`` tokens of a session, for the next verdict on who made it."""
 
-    ask: DraftAsk
-    places: tuple[int, ...]
-
-    def fits(self, tell: DraftTell, vocabulary: int) -> bool:
-        """Whether the tell answers exactly this."""
-        rows = self.ask.rows
-        return (
-            (tell.epoch, tell.step) == (self.ask.epoch, self.ask.step)
-            and len(tell.drafts) == len(rows)
-            and all(len(drafts) <= row.depth for row, drafts in zip(rows, tell.drafts, strict=True))
-            and all(token < vocabulary for drafts in tell.drafts for token in drafts)
-            and {row.session for row in rows}.issuperset(tell.lost)
-        )
+    replica: Replica
+    length: int
+    first: int
+    gain: float
+    depth: int
 
 
 class RemoteDrafts:
     """Drafts from other processes. All methods are called on one thread; ``propose`` never raises.
 
-    ``epoch`` is the life of this verifier, ``deadline`` the longest wait per step and ``retry`` the first pause after
-    misses, both in seconds; drafts at or above ``vocabulary`` are refused.
+    ``epoch`` is the life of this verifier, ``deadline`` the longest wait per step and ``retry`` the measure of pauses
+    after faults (see ``Trust``), both in seconds; drafts at or above ``vocabulary`` are refused. Without ``ahead``
+    nothing is drafted ahead: the plain twin, which waits for every draft.
     """
 
-    def __init__(self, *, epoch: int, deadline: float, retry: float, vocabulary: int = 2**31) -> None:
-        self._epoch, self._deadline, self._retry, self._vocabulary = epoch, deadline, retry, vocabulary
-        self._wire: Wire[ToDrafter, ToVerifier] = Wire(VERSION, ToVerifier)
-        self._replicas: dict[str, _Replica] = {}
-        self._homes: dict[str, _Replica] = {}
-        self._refused: dict[str, float] = {}
-        self._step = 0
+    def __init__(
+        self, *, epoch: int, deadline: float, retry: float, vocabulary: int = 2**31, ahead: bool = True
+    ) -> None:
+        self._epoch, self._deadline, self._ahead = epoch, deadline, ahead
+        wire: Wire[ToDrafter, ToVerifier] = Wire(VERSION, ToVerifier)
         self._stats = DraftStats()
+        self._placement = Placement(
+            lambda endpoint: BlockingLink(wire, endpoint, largest=LARGEST_TELL),
+            retry=retry,
+            changes=self._stats.changes,
+        )
+        self._inbox = Inbox(self._placement, self._stats, epoch=epoch, vocabulary=vocabulary, patience=deadline)
+        self._offers: dict[str, _Offer] = {}
+        self._step = 0
 
-    def propose(self, rows: Sequence[DraftHistory]) -> list[list[int]]:
-        """Drafts for each row, possibly none, within ``deadline`` seconds."""
+    def propose(self, rows: Sequence[DraftHistory], *, pace: float = 0.0, horizon: float = math.inf) -> Proposal:
+        """Drafts for each row. ``pace`` is how many tokens per second the verifier makes if it does not wait, so what
+        waiting costs (0: not known); ``horizon`` is in how many seconds the next verdict is expected."""
         began = time.monotonic()
-        due = began + self._deadline
         self._step += 1
+        self._inbox.step = self._step
+        self._inbox.drain(began)
+        self._judge(rows, began)
         drafts: list[list[int]] = [[] for _ in rows]
-        waiting = self._send(rows, began)
-        while waiting and time.monotonic() < due:
-            ready = wait([replica.link for replica in waiting], due - time.monotonic())
-            if not ready:
-                break
-            for replica in [replica for replica in waiting if replica.link in ready]:
-                self._read(replica, waiting, drafts, due)
+        batches = self._plan(rows, drafts, began)
+        hits = sum(map(bool, drafts))
+        budget = self._worth(batches, pace)
+        waiting = self._send(batches, budget, horizon if self._ahead else 0.0)
+        asked = time.monotonic()
+        draft = self._await(waiting, drafts, budget)
+        wait = time.monotonic() - asked
+        self._remember(rows, drafts)
+        proposal = Proposal(drafts, hits, sum(row.depth > 0 for row in rows) - hits, wait, min(draft, wait))
+        self._count(proposal)
+        return proposal
+
+    def announce(self, session: str, tokens: NDArray[np.int32]) -> None:
+        """A prompt [n] that is about to be prefilled here: its replica may read it meanwhile."""
         now = time.monotonic()
-        for replica in waiting:
-            replica.trust = replica.trust.missed(now)
-        self._count(late=len(waiting), drafted=sum(map(len, drafts)))
-        self._stats = replace(self._stats, wait=self._stats.wait + now - began)
-        return drafts
+        home = self._placement.home(session, now, {})
+        if home is not None and tokens.size:
+            row = home.row(session, tokens, depth=0, held=0, most=SPAN)
+            home.ask(DraftAsk(self._epoch, self._step, (row,), budget=0.0), now, answered=False)
 
     def close(self, sessions: Iterable[str]) -> None:
         """Forget sessions that have ended, here and at their replicas."""
-        closed: dict[_Replica, list[str]] = {}
+        closed: dict[Replica, list[str]] = {}
         for session in sessions:
-            self._refused.pop(session, None)
-            if replica := self._homes.pop(session, None):
-                del replica.sent[session]
+            self._offers.pop(session, None)
+            self._inbox.drop(session)
+            if replica := self._placement.leave(session):
                 closed.setdefault(replica, []).append(session)
         for replica, names in closed.items():
-            replica.link.send(DraftAsk(self._epoch, self._step, (), tuple(names)))
+            replica.link.send(DraftAsk(self._epoch, self._step, (), tuple(names), budget=0.0))
 
     def use(self, peers: Sequence[DraftPeer]) -> None:
         """Replace the known draft replicas. Sessions of one that is gone, or has a new life, start anew elsewhere."""
-        wanted = {peer.replica: peer for peer in peers}
-        for name, replica in list(self._replicas.items()):
-            if wanted.get(name) != replica.peer:
-                replica.link.close()
-                del self._replicas[name]
-                for session in replica.sent:
-                    del self._homes[session]
-        for name, peer in wanted.items():
-            if name not in self._replicas:
-                link = BlockingLink(self._wire, peer.endpoint, largest=LARGEST_TELL)
-                self._replicas[name] = _Replica(peer, link, Trust(self._retry), peer.epoch)
+        self._placement.use(peers)
 
     def stats(self) -> DraftStats:
+        """The live counters: to be read, not kept."""
         return self._stats
 
-    def _send(self, rows: Sequence[DraftHistory], now: float) -> dict[_Replica, _Question]:
-        """Ask every replica about its sessions; the questions that are under way."""
-        places: dict[_Replica, list[int]] = {}
+    def _plan(self, rows: Sequence[DraftHistory], drafts: list[list[int]], now: float) -> dict[Replica, _Batch]:
+        """Fill in the drafts that are here already; who is asked about what."""
+        batches: dict[Replica, _Batch] = {}
+        asked: Counter[Replica] = Counter()
+        span = SPAN
         for place, row in enumerate(rows):
-            if row.depth > 0 and row.tokens.size:
-                if replica := self._home(row.session, now):
-                    places.setdefault(replica, []).append(place)
-                else:
-                    self._count(plain=1)
+            if not row.tokens.size or (not row.depth and not self._lags(row)):
+                continue
+            home = self._placement.home(row.session, now, asked)
+            if home is None or not (row.depth or home.trust.closed):
+                self._stats.plain += row.depth > 0
+                continue
+            if row.depth:
+                drafts[place] = list(self._inbox.ready(row.session, row.tokens)[: row.depth])
+            new = home.row(row.session, row.tokens, depth=row.depth, held=len(drafts[place]), most=max(span, SHORT))
+            span -= len(new.tokens) if len(new.tokens) > SHORT else 0
+            asked[home] += 1
+            batch = batches.setdefault(home, _Batch())
+            batch.rows.append(new)
+            batch.places.append(place)
+            if new.lacks and home.kept[row.session].again <= self._step:
+                batch.waits = True
+                batch.gain += row.gain
+        return batches
+
+    def _lags(self, row: DraftHistory) -> bool:
+        """Whether a session without drafts is to be brought up to date, so that it can have some at once."""
+        home = self._placement.kept_by(row.session)
+        return row.tokens.size - (home.kept[row.session].sent if home else 0) >= LAG
+
+    def _worth(self, batches: dict[Replica, _Batch], pace: float) -> float:
+        """The longest wait that pays, in seconds; who usually takes longer is not waited for."""
+        hoped = {replica: batch for replica, batch in batches.items() if batch.waits}
+        while hoped:
+            budget = self._deadline
+            if pace > 0:
+                budget = min(budget, sum(batch.gain for batch in hoped.values()) / pace)
+            slow = [replica for replica in hoped if budget <= 0 or (pace > 0 and replica.pace > budget)]
+            if not slow:
+                return budget
+            for replica in slow:
+                replica.skipped()
+                hoped.pop(replica).waits = False
+        return 0.0
+
+    def _send(self, batches: dict[Replica, _Batch], budget: float, horizon: float) -> dict[Replica, Question]:
+        """Ask every replica about its sessions; the questions that are under way."""
         waiting = {}
-        for replica, chosen in places.items():
-            asked = tuple(self._row(replica, rows[place]) for place in chosen)
-            ask = DraftAsk(self._epoch, self._step, asked, budget=self._deadline)
-            if replica.link.send(ask):
-                replica.sent.update((rows[place].session, rows[place].tokens.size) for place in chosen)
-                waiting[replica] = _Question(ask, tuple(chosen))
-            else:
-                replica.trust = replica.trust.missed(now)
-                self._count(plain=len(chosen))
-        self._count(asked=len(waiting))
+        for replica, batch in batches.items():
+            limit = budget if batch.waits else 0.0
+            ask = DraftAsk(self._epoch, self._step, tuple(batch.rows), budget=limit, horizon=horizon)
+            leads = horizon > 0 and any(row.depth for row in batch.rows)
+            now = time.monotonic()
+            if not replica.ask(ask, now, answered=batch.waits or leads):
+                self._stats.plain += len(batch.rows)
+            elif batch.waits:
+                replica.question = waiting[replica] = Question(ask, tuple(batch.places), now)
+        self._stats.asked += len(waiting)
         return waiting
 
-    def _row(self, replica: _Replica, row: DraftHistory) -> DraftRow:
-        sent = replica.sent[row.session]
-        start = sent if sent <= row.tokens.size else 0
-        return DraftRow(row.session, start, tuple(row.tokens[start:].tolist()), min(row.depth, MAX_DEPTH))
-
-    def _home(self, session: str, now: float) -> _Replica | None:
-        """The replica that keeps the session, or else the trusted one with the fewest; None if none is trusted."""
-        home = self._homes.get(session)
-        if home is not None and home.trust.asks(now):
-            return home
-        if self._refused.get(session, now) > now:
-            return None
-        trusted = [replica for replica in self._replicas.values() if replica.trust.asks(now)]
-        if not trusted:
-            return None
-        if home is not None:
-            del home.sent[session]
-        home = min(trusted, key=lambda replica: len(replica.sent))
-        home.sent[session] = 0
-        self._homes[session] = home
-        return home
-
-    def _read(self, replica: _Replica, waiting: dict[_Replica, _Question], drafts: list[list[int]], due: float) -> None:
-        """Take what a replica has sent, until its answer to this step's question, or garbage, is found."""
-        while time.monotonic() < due:
-            try:
-                tell = replica.link.receive()
-            except ProtocolError:
-                tell = None
-            else:
-                if tell is None:
-                    return
-                if tell.epoch == self._epoch and tell.step < self._step:
+    def _await(self, waiting: dict[Replica, Question], drafts: list[list[int]], budget: float) -> float:
+        """Read until every question is answered or time is up; how long the slowest drafter computed."""
+        due = time.monotonic() + budget
+        draft = 0.0
+        while waiting and (left := due - time.monotonic()) > 0:
+            ready = wait([replica.link for replica in waiting], left)
+            if not ready:
+                break
+            for replica in [replica for replica in waiting if replica.link in ready]:
+                try:
+                    tell = self._inbox.answer(replica, due)
+                except ProtocolError:
+                    del waiting[replica]
+                    self._stats.garbage += 1
+                    replica.missed("garbage", time.monotonic())
                     continue
-            question = waiting.pop(replica)
-            if tell is None or not question.fits(tell, self._vocabulary):
-                replica.trust = replica.trust.missed(time.monotonic())
-                self._count(garbage=1)
-                return
-            self._accept(replica, question, tell)
-            for place, found in zip(question.places, tell.drafts, strict=True):
-                drafts[place] = list(found)
-            return
+                if tell is not None:
+                    self._inbox.accept(replica, waiting.pop(replica), tell, drafts)
+                    draft = max(draft, tell.compute)
+        now = time.monotonic()
+        for replica, question in waiting.items():
+            replica.late(now, now - question.at, self._deadline)
+        self._stats.late += len(waiting)
+        return draft
 
-    def _accept(self, replica: _Replica, question: _Question, tell: DraftTell) -> None:
-        replica.trust = replica.trust.answered()
-        lost = set(tell.lost)
-        self._count(answered=1, lost=len(lost))
-        if tell.life != replica.life:
-            replica.life = tell.life
-            asked = {row.session for row in question.ask.rows}
-            replica.sent.update((session, 0) for session in replica.sent if session not in asked)
-        starts = {row.session: row.start for row in question.ask.rows}
-        for session in lost:
-            replica.sent[session] = 0
-            if starts[session] == 0:
-                self._refuse(session, replica)
+    def _judge(self, rows: Sequence[DraftHistory], now: float) -> None:
+        """Hold the replicas to what they drafted last: were these drafts any good? Where the choice of depths expects
+        nothing of a row (it is certain), the replica's own record says what could be expected."""
+        right: set[Replica] = set()
+        failed: dict[Replica, list[float]] = {}
+        for row in rows:
+            offer = self._offers.pop(row.session, None)
+            if offer is None or row.tokens.size <= offer.length:
+                continue
+            replica = offer.replica
+            chance = first_chance(offer.gain, offer.depth) if offer.gain < offer.depth else replica.right
+            good = bool(row.tokens[offer.length] == offer.first)
+            replica.proved(right=good)
+            if good:
+                right.add(replica)
+            else:
+                failed.setdefault(replica, []).append(chance)
+        for replica in right | failed.keys():
+            doubt = surprise(failed.get(replica, ()))
+            replica.settle(replica.trust.judged(doubt, accepted=replica in right, now=now))
 
-    def _refuse(self, session: str, replica: _Replica) -> None:
-        """A replica that was sent everything and still does not keep it has no room: leave it in peace for a while."""
-        del replica.sent[session]
-        del self._homes[session]
-        self._refused[session] = time.monotonic() + self._retry
+    def _remember(self, rows: Sequence[DraftHistory], drafts: list[list[int]]) -> None:
+        for row, found in zip(rows, drafts, strict=True):
+            home = self._placement.kept_by(row.session)
+            if found and home is not None:
+                self._offers[row.session] = _Offer(home, row.tokens.size, found[0], row.gain, row.depth)
 
-    def _count(self, **more: int) -> None:
-        self._stats = replace(self._stats, **{name: getattr(self._stats, name) + n for name, n in more.items()})
+    def _count(self, proposal: Proposal) -> None:
+        stats = self._stats
+        stats.hits += proposal.hits
+        stats.misses += proposal.misses
+        stats.drafted += sum(map(len, proposal.drafts))
+        stats.wait += proposal.wait
+        stats.draft += proposal.draft
+        if proposal.hits or proposal.misses:
+            stats.waits[bisect_left(WAIT_BUCKETS, proposal.wait)] += 1

@@ -14,7 +14,7 @@ from experts.engines.registry import build_engine
 from experts.engines.simulated import Simulated
 from experts.engines.vllm_engine import VllmHost
 
-SPLIT = {"layout": "split", "pool": "draft", "depth": 4}
+SPLIT = {"layout": "split", "pool": "draft", "depth": 4, "controller": "fixed"}
 BLOCK_BYTES = 128 * 4 * 2 * 2 * 32 * 4  # tokens, layers, keys and values, heads, head size, float32
 
 
@@ -105,7 +105,7 @@ async def mortal_bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def ngram_bench() -> AsyncIterator[Bench]:
-    engine = build_engine("general", vllm_pool(speculation={"layout": "ngram", "depth": 3}))
+    engine = build_engine("general", vllm_pool(speculation={"layout": "ngram", "depth": 3, "controller": "fixed"}))
     async for bench in _bench(engine):
         yield bench
 
@@ -116,6 +116,21 @@ async def cramped_bench() -> AsyncIterator[Bench]:
     engine = VllmHost(
         "general",
         vllm_pool(speculation=SPLIT, options={"kv_cache_memory_bytes": 10 * BLOCK_BYTES}),
+        drafts=drafts_double.NAME,
+    )
+    async for bench in _bench(engine):
+        yield bench
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def adaptive_bench() -> AsyncIterator[Bench]:
+    """The controller chooses depths; prompts are prefilled in pieces and memory is short."""
+    engine = VllmHost(
+        "general",
+        vllm_pool(
+            speculation=SPLIT | {"controller": "adaptive"},
+            options={"kv_cache_memory_bytes": 10 * BLOCK_BYTES, "max_num_batched_tokens": 16},
+        ),
         drafts=drafts_double.NAME,
     )
     async for bench in _bench(engine):

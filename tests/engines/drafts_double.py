@@ -3,8 +3,12 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from experts.api import DraftPeer
-from experts.speculation.proposer import DraftHistory
+from experts.speculation.inbox import DraftStats
+from experts.speculation.proposer import DraftHistory, Proposal
 
 NAME = f"{__name__}.Scripted"
 
@@ -18,15 +22,23 @@ class Scripted:
 
     script: ClassVar[Callable[[DraftHistory], list[int]]] = staticmethod(nothing)
     asked: ClassVar[list[tuple[str, int, int]]] = []  # session, tokens known, depth
+    announced: ClassVar[dict[str, tuple[int, ...]]] = {}
     closed: ClassVar[list[str]] = []
     peers: ClassVar[tuple[DraftPeer, ...]] = ()
 
-    def __init__(self, *, epoch: int, deadline: float, retry: float) -> None:
-        self.settings = (epoch, deadline, retry)
+    def __init__(self, *, epoch: int, deadline: float, retry: float, vocabulary: int, ahead: bool) -> None:
+        self.settings = (epoch, deadline, retry, vocabulary, ahead)
+        self._stats = DraftStats()
 
-    def propose(self, rows: Sequence[DraftHistory]) -> list[list[int]]:
-        Scripted.asked += [(row.session, len(row.tokens), row.depth) for row in rows]
-        return [Scripted.script(row) for row in rows]
+    def propose(self, rows: Sequence[DraftHistory], *, pace: float, horizon: float) -> Proposal:
+        del pace, horizon
+        Scripted.asked += [(row.session, len(row.tokens), row.depth) for row in rows if row.depth]
+        drafts = [Scripted.script(row) if row.depth else [] for row in rows]
+        self._stats.misses += len(rows)
+        return Proposal(drafts, misses=len(rows))
+
+    def announce(self, session: str, tokens: NDArray[np.int32]) -> None:
+        Scripted.announced[session] = tuple(tokens.tolist())
 
     def close(self, sessions: Iterable[str]) -> None:
         Scripted.closed += sessions
@@ -34,8 +46,12 @@ class Scripted:
     def use(self, peers: Sequence[DraftPeer]) -> None:
         Scripted.peers = tuple(peers)
 
+    def stats(self) -> DraftStats:
+        return self._stats
+
     @classmethod
     def follow(cls, script: Callable[[DraftHistory], list[int]]) -> None:
         cls.script = staticmethod(script)
         cls.asked = []
+        cls.announced = {}
         cls.closed = []

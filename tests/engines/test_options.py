@@ -12,6 +12,7 @@ from experts.engines.vllm_load import fitting
 from experts.engines.vllm_options import SECTION, environment, plan
 
 SPLIT = {"layout": "split", "pool": "draft", "depth": 3, "deadline_ms": 12.0, "retry_ms": 250.0}
+CO_RESIDENT = {"layout": "co_resident", "model": "zoo:draft", "depth": 5}
 
 
 def test_options_pass_through_as_they_are() -> None:
@@ -43,6 +44,40 @@ def test_split_speculation_reaches_the_proposer_with_its_bounds_in_seconds() -> 
     section = settings.arguments["additional_config"][SECTION]
     assert (section["deadline"], section["retry"]) == (0.012, 0.25)
     assert settings.arguments["additional_config"]["mine"] == 1
+
+
+def test_a_shared_draft_pool_is_one_to_the_engine_like_any_other() -> None:
+    settings = plan("p", vllm_pool(speculation=SPLIT | {"layout": "shared"}))
+    assert settings.split
+    assert settings.arguments == plan("p", vllm_pool(speculation=SPLIT)).arguments
+
+
+@pytest.mark.parametrize("speculation", [SPLIT, CO_RESIDENT, {"layout": "ngram"}], ids=lambda given: given["layout"])
+def test_every_layout_tells_the_worker_how_to_choose_depths(speculation: dict) -> None:
+    chosen = {"depth": 6, "controller": "fixed", "floor": 0.5, "strict": "off"}
+    section = plan("p", vllm_pool(speculation=speculation | chosen)).arguments["additional_config"][SECTION]
+    assert chosen.items() <= section.items()
+    assert ("drafts" in section) == (speculation is SPLIT)
+
+
+def test_drafts_are_made_ahead_unless_switched_off() -> None:
+    for ahead in (True, False):
+        arguments = plan("p", vllm_pool(speculation=SPLIT | {"ahead": ahead})).arguments
+        assert arguments["additional_config"][SECTION]["ahead"] is ahead
+
+
+def test_a_draft_model_in_the_engine_is_found_like_any_model_and_split_like_its_verifier() -> None:
+    settings = plan("p", vllm_pool(speculation=CO_RESIDENT, options={"tensor_parallel_size": 2}))
+    method = settings.arguments["speculative_config"]
+    assert method["model"].endswith("draft")
+    assert (method["method"], method["num_speculative_tokens"], method["draft_tensor_parallel_size"]) == (
+        "draft_model",
+        5,
+        2,
+    )
+    assert not settings.split
+    with pytest.raises(ConfigError, match="draft"):
+        plan("p", vllm_pool(speculation=CO_RESIDENT | {"model": "zoo:nothing"}))
 
 
 def test_speculation_by_option_is_counted_and_corrected_too() -> None:

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experts.engines.vllm_options import SECTION
-from experts.engines.vllm_proposer import Proposer, Row, believable, wanted
+from experts.engines.vllm_proposer import Proposer, believable
+from experts.engines.vllm_steps import Row, wanted
+from experts.speculation.proposer import Proposal
 
 CONTEXT, VOCABULARY = 50, 100
 
@@ -19,10 +21,10 @@ def row(length: int, *, sampled: int = 1, prompt: int = 5, max_tokens: int = 20,
     return Row(session="s", tokens=tokens, sampled=sampled, prompt=prompt, max_tokens=max_tokens, **fields)
 
 
-def proposer():
+def proposer(**changes: object) -> Proposer:
     model = SimpleNamespace(max_model_len=CONTEXT, get_vocab_size=lambda: VOCABULARY)
-    section = {"drafts": NAME, "deadline": 0.01, "retry": 0.1}
-    return Proposer(SimpleNamespace(additional_config={SECTION: section}, model_config=model))
+    section = {"drafts": NAME, "deadline": 0.01, "retry": 0.1, "ahead": True, "depth": 4, "controller": "fixed"}
+    return Proposer(SimpleNamespace(additional_config={SECTION: section | changes}, model_config=model))
 
 
 @given(
@@ -61,36 +63,36 @@ def test_only_the_part_before_the_first_impossible_draft_is_believed(drafts: lis
 def test_answers_come_back_to_the_rows_they_were_asked_for() -> None:
     Scripted.follow(lambda history: [history.depth] * history.depth)
     rows = [row(10), row(10, sampled=0), row(23), row(24), row(10, speculate=False)]
-    assert proposer().draft(rows, 4) == [[4] * 4, [], [1], [], []]
+    assert proposer().draft(rows) == [[4] * 4, [], [1], [], []]
 
 
 def test_when_nobody_wants_drafts_nobody_is_asked() -> None:
     Scripted.follow(lambda history: [1])
-    assert proposer().draft([row(10, sampled=0), row(25)], 4) == [[], []]
+    assert proposer().draft([row(10, sampled=0), row(25)]) == [[], []]
     assert Scripted.asked == []
 
 
 @pytest.mark.parametrize("answers", [[], [[1]], [[1], [2], [3]], None, [None, None]])
 def test_a_source_that_answers_nonsense_means_no_drafts_and_is_counted(answers) -> None:
     mine = proposer()
-    mine._drafts.propose = lambda rows: answers
-    assert mine.draft([row(10), row(11)], 4) == [[], []]
-    assert mine.draft([row(10), row(11)], 4) == [[], []]
-    assert sum(mine.failures.values()) == 2
+    mine._drafts.propose = lambda rows, **_: answers if answers is None else Proposal(answers)
+    assert mine.draft([row(10), row(11)]) == [[], []]
+    assert mine.draft([row(10), row(11)]) == [[], []]
+    assert sum(mine.steps.failures.values()) == 2
 
 
 def test_failures_are_logged_once_for_each_kind(caplog: pytest.LogCaptureFixture) -> None:
     mine = proposer()
 
-    def fail(*_: object) -> list[list[int]]:
+    def fail(*_: object, **__: object) -> Proposal:
         raise OSError("gone")
 
     mine._drafts.propose = mine._drafts.close = mine._drafts.use = fail
     for _ in range(3):
-        assert mine.draft([row(10)], 4) == [[]]
+        assert mine.draft([row(10)]) == [[]]
         mine.close(["s"])
         mine.use(())
-    assert mine.failures == {"OSError": 9}
+    assert mine.steps.failures == {"OSError": 9}
     assert [record.message for record in caplog.records].count("drafts failed with OSError (reported once): gone") == 1
 
 

@@ -135,6 +135,64 @@ async def test_near_the_end_of_the_context_only_the_rows_that_are_there_stop_dra
     assert all(known + depth < limit for _, known, depth in Scripted.asked)
 
 
+async def test_the_controller_changes_depths_but_no_tokens_while_requests_are_preempted_and_aborted(
+    thread_bench: Bench, adaptive_bench: Bench
+) -> None:
+    """Good and useless drafts in turn make it change its mind, down to none at all."""
+    plain = await thread_bench.run(*(thread_bench.request(question, max_tokens=250) for question in QUESTIONS))
+    whole = {prompt(question): tokens(chunks) for question, chunks in zip(QUESTIONS, plain, strict=True)}
+    good = oracle(whole)
+    Scripted.follow(lambda row: good(row) if len(row.tokens) % 100 < 50 else garbage(row))
+    streams = [adaptive_bench.submit(adaptive_bench.request(question, max_tokens=250)) for question in QUESTIONS]
+    for _ in range(3):
+        aborted = adaptive_bench.request(QUESTIONS[5], max_tokens=250)
+        stream = adaptive_bench.submit(aborted)
+        await adaptive_bench.until(lambda stream=stream: len(tokens(stream)) > 5)
+        adaptive_bench.engine.abort(aborted.id)
+    await adaptive_bench.until(lambda: all(ended(stream) for stream in streams))
+    assert [tokens(stream) for stream in streams] == [tokens(chunks) for chunks in plain]
+    state = adaptive_bench.engine.state()
+    assert state.preemptions > 0
+    assert state.speculation is not None
+    assert state.speculation.speculated < state.speculation.steps
+    assert len({depth for _, _, depth in Scripted.asked}) > 2
+    assert any(chunk.drafted == 0 and chunk.tokens for stream in streams for chunk in stream[1:])
+
+
+async def test_the_last_chunk_sums_up_what_speculation_did(split_bench: Bench, thread_bench: Bench) -> None:
+    Scripted.follow(lambda row: [5] * min(row.depth, 3) if len(row.tokens) % 2 else [])
+    (chunks,) = await split_bench.run(split_bench.request(max_tokens=20))
+    speculated = chunks[-1].speculated
+    assert speculated is not None
+    assert all(chunk.speculated is None for chunk in chunks[:-1])
+    assert speculated.steps == sum(chunk.drafted > 0 for chunk in chunks)
+    assert speculated.drafted == sum(chunk.drafted for chunk in chunks)
+    assert speculated.plain == sum(chunk.drafted == 0 for chunk in chunks)
+    given = sum((length + 1) * steps for length, steps in enumerate(speculated.accepted))
+    assert speculated.plain + given == 20
+    (chunks,) = await thread_bench.run(thread_bench.request(max_tokens=5))
+    assert chunks[-1].speculated is None
+
+
+async def test_the_state_tells_what_speculation_did(split_bench: Bench) -> None:
+    before = split_bench.engine.state().speculation
+    Scripted.follow(lambda row: [5] * row.depth)
+    (chunks,) = await split_bench.run(split_bench.request(max_tokens=20))
+    await split_bench.until(lambda: split_bench.engine.state().speculation != before)
+    state = split_bench.engine.state().speculation
+    assert state is not None
+    drafts = sum(chunk.drafted for chunk in chunks)
+    assert sum(state.drafted) - (sum(before.drafted) if before else 0) == drafts > 0
+    assert state.mode == "speculate"
+    assert state.misses > 0
+
+
+async def test_prompts_are_announced_before_they_are_prefilled(split_bench: Bench) -> None:
+    Scripted.follow(nothing)
+    await split_bench.run(split_bench.request(), split_bench.request(QUESTIONS[1], speculate=False))
+    assert list(Scripted.announced.values()) == [prompt(QUESTIONS[0])]
+
+
 async def test_requests_that_ask_for_no_drafts_get_none(split_bench: Bench) -> None:
     Scripted.follow(garbage)
     (chunks,) = await split_bench.run(split_bench.request(speculate=False))

@@ -15,21 +15,22 @@ import zmq
 
 from experts.api import DraftPeer
 from experts.config import DraftEngine
-from experts.speculation.messages import VERSION, DraftAsk, DraftTell
+from experts.speculation.messages import VERSION, DraftAsk, DraftLead, DraftTell
 from experts.speculation.proposer import DraftHistory, RemoteDrafts
 from experts.speculation.server import DraftServer
 
 HOST = "127.0.0.1"
+SLACK = 0.1  # the machine may be busy; without a bound the waits in tests would be seconds
 
 
-def history(session: str, tokens: list[int], depth: int = 4) -> DraftHistory:
-    return DraftHistory(session, np.array(tokens, np.int32), depth)
+def history(session: str, tokens: list[int], depth: int = 4, gain: float = 0.0) -> DraftHistory:
+    return DraftHistory(session, np.array(tokens, np.int32), depth, gain)
 
 
 @contextlib.contextmanager
-def verifier(*peers: DraftPeer, epoch: int = 1, deadline: float = 5.0, retry: float = 0.05) -> Iterator[RemoteDrafts]:
+def verifier(*peers: DraftPeer, epoch: int = 1, **settings: float) -> Iterator[RemoteDrafts]:
     """A proposer that knows ``peers`` and is connected to them."""
-    drafts = RemoteDrafts(epoch=epoch, deadline=deadline, retry=retry, vocabulary=1000)
+    drafts = RemoteDrafts(epoch=epoch, **{"deadline": 5.0, "retry": 0.05, "vocabulary": 1000} | settings)
     drafts.use(peers)
     time.sleep(0.05)
     yield drafts
@@ -90,7 +91,7 @@ Script = Callable[[DraftAsk], list[bytes | float]]
 """What a scripted replica does with an ask: frames to send and seconds to sleep, in order."""
 
 
-def frame(tell: DraftTell | DraftAsk) -> bytes:
+def frame(tell: DraftTell | DraftAsk | DraftLead) -> bytes:
     return bytes([VERSION]) + msgspec.msgpack.encode(tell)
 
 
@@ -122,3 +123,15 @@ def scripted(script: Script, name: str = "draft-0", epoch: int = 1) -> Iterator[
         ended.set()
         thread.join(10)
         socket.close()
+
+
+def echo(ask: DraftAsk, **changes):
+    """The right answer of a replica whose drafts count up from the number of final tokens."""
+    drafts = tuple(
+        tuple(range(row.start + len(row.tokens), row.start + len(row.tokens) + row.depth)) for row in ask.rows
+    )
+    return msgspec.structs.replace(DraftTell(ask.epoch, ask.step, 1, drafts), **changes)
+
+
+def good(ask):
+    return [frame(echo(ask))] if ask.rows else []

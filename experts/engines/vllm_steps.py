@@ -1,0 +1,250 @@
+"""What a controller of speculation is told of vLLM's steps, what it chooses, and the count of both. No vLLM here."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experts.api import SpeculationState
+from experts.engines.vllm_options import SECTION
+from experts.speculation.controller import AdaptiveDepth
+from experts.speculation.costs import Experts
+from experts.speculation.depth import Choice, Depths, FixedDepth, RowView, Timing, Verdict
+from experts.speculation.messages import MAX_DEPTH
+from experts.speculation.strict import Strict
+
+logger = logging.getLogger(__name__)
+
+TOOLS = "tools"
+"""The domain of requests that may call tools: with tools offered, and free to write text."""
+SMOOTHING = 0.1
+"""Weight of the newest step in moving averages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One request after a step. The last ``sampled`` of ``tokens`` are new; ``ended``: one of these is a stop token.
+    ``scheduled`` tokens were run for it, ``drafted`` of them drafts. ``domain`` and ``strict`` as in ``RowView``."""
+
+    session: str
+    tokens: NDArray[np.int32]
+    sampled: int
+    prompt: int
+    max_tokens: int
+    speculate: bool = True
+    ended: bool = False
+    scheduled: int = 1
+    drafted: int = 0
+    domain: str = ""
+    strict: bool = False
+
+    @property
+    def decoded(self) -> bool:
+        """Whether the step did nothing for it but decode."""
+        return self.sampled > 0 and self.scheduled == 1 + self.drafted
+
+
+def wanted(row: Row, *, depth: int, context: int) -> int:
+    """How many drafts this row can use: none in a prefill, never past its last token or the model's context.
+
+    A step yields one token more than its accepted drafts, hence the ones.
+    """
+    if not row.sampled or not row.speculate or row.ended:
+        return 0
+    length = len(row.tokens)
+    left = row.max_tokens - (length - row.prompt)
+    return max(0, min(depth, left - 1, context - length - 1))
+
+
+class Steps:
+    """Between two steps of the engine: ``begin`` takes in the one that ended and gives the depths for the next,
+    ``end`` is called when its drafts are there. Nothing raises: what fails is counted in ``failures``, logged once
+    for each kind, and means no drafts.
+
+    ``rooms`` are how many drafts each row of the last ``begin`` could use, ``calls`` follows those that may call tools.
+    ``depth`` is the most of any row, ``context`` the model's; ``strict``: rows bound by a grammar, or inside a tool
+    call, may have drafts.
+    """
+
+    def __init__(
+        self,
+        depths: Depths,
+        *,
+        depth: int,
+        context: int,
+        strict: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.failures: Counter[str] = Counter()
+        self.rooms: tuple[int, ...] = ()
+        self._depths, self._clock = depths, clock
+        self._depth, self._context, self._strict = min(depth, MAX_DEPTH), context, strict
+        self.calls: Strict | None = None
+        self._sessions: frozenset[str] = frozenset()
+        self._began = self._ended = self._wait = self._draft = 0.0
+        self._tally = _Tally(self._depth)
+
+    def begin(self, rows: Sequence[Row], limit: int | None = None) -> Choice:
+        """The depths of the rows, in order; ``limit`` is the most vLLM would schedule."""
+        self._began = now = self._clock()
+        depth = self._depth if limit is None else min(limit, self._depth)
+        views = [self._view(row, depth) for row in rows]
+        self.rooms = tuple(view.room for view in views)
+        try:
+            self._learn(rows, now)
+            choice = self._depths.choose(views, now)
+        except Exception as error:  # noqa: BLE001 - a controller may not end the engine
+            self.failed(error)
+            zeros = (0,) * len(rows)
+            choice = Choice(zeros, zeros, pace=0.0, horizon=0.0, mode="plain", reason="failed")
+        self._tally.chosen(choice)
+        return choice
+
+    def fitting(self, rows: Sequence[Row], drafts: Sequence[list[int]]) -> list[list[int]]:
+        """The drafts of each row, those for a tool call as far as its form allows them."""
+        calls = self.calls
+        if calls is None:
+            return list(drafts)
+        try:
+            return [
+                calls.filter(row.session, row.tokens, found, prompt=row.prompt) if found and _may_call(row) else found
+                for row, found in zip(rows, drafts, strict=True)
+            ]
+        except Exception as error:  # noqa: BLE001 - a filter of drafts may not end the engine
+            self.failed(error)
+            return [[] for _ in rows]
+
+    def end(self, draft: float = 0.0) -> None:
+        """The drafts are there; drafters computed for ``draft`` seconds of the time since ``begin``."""
+        self._ended = self._clock()
+        self._wait, self._draft = self._ended - self._began, draft
+
+    def close(self, sessions: Iterable[str]) -> None:
+        """These requests have ended or lost their place."""
+        try:
+            for session in sessions:
+                self._depths.close(session)
+                if self.calls is not None:
+                    self.calls.close(session)
+        except Exception as error:  # noqa: BLE001 - a controller may not end the engine
+            self.failed(error)
+
+    def allows(self, row: Row) -> bool:
+        """Whether the row may have drafts at all."""
+        return row.speculate and (self._strict or not row.strict)
+
+    def failed(self, error: Exception) -> None:
+        kind = type(error).__name__
+        self.failures[kind] += 1
+        if self.failures[kind] == 1:
+            logger.warning("drafts failed with %s (reported once): %s", kind, error)
+
+    def state(self) -> SpeculationState:
+        return self._tally.state()
+
+    def _view(self, row: Row, depth: int) -> RowView:
+        row = replace(row, strict=True) if self._in_call(row) else row
+        room = wanted(row, depth=depth, context=self._context) if self.allows(row) else 0
+        return RowView(row.session, room, len(row.tokens), row.domain, row.strict)
+
+    def _in_call(self, row: Row) -> bool:
+        """Whether what comes next stands inside a tool call."""
+        if self.calls is None or not _may_call(row):
+            return False
+        try:
+            return self.calls.inside(row.session, row.tokens, prompt=row.prompt)
+        except Exception as error:  # noqa: BLE001 - a filter of drafts may not end the engine
+            self.failed(error)
+            return True
+
+    def _learn(self, rows: Sequence[Row], now: float) -> None:
+        """Tell the controller of the step that ended. If it ran with a prefill, or with other requests than the one
+        before, its time is no measure of a decode step: the engine may even have been idle between them."""
+        verdicts = [Verdict(row.session, row.drafted, row.sampled - 1) for row in rows if row.drafted and row.sampled]
+        sessions, before = frozenset(row.session for row in rows), self._sessions
+        self._sessions = sessions
+        timing = self._timing(rows) if sessions == before and all(row.decoded for row in rows) else None
+        self._tally.step(verdicts, timing)
+        self._depths.judge(verdicts, now)
+        if timing is not None:
+            self._depths.time(timing, now)
+
+    def _timing(self, rows: Sequence[Row]) -> Timing:
+        return Timing(
+            rows=len(rows),
+            tokens=sum(row.scheduled for row in rows),
+            context=sum(len(row.tokens) for row in rows),
+            verify=self._began - self._ended,
+            wait=self._wait,
+            draft=self._draft,
+        )
+
+
+def _may_call(row: Row) -> bool:
+    return row.domain == TOOLS and not row.strict and row.sampled > 0
+
+
+def steps_of(vllm_config: Any) -> Steps:
+    """With the controller that the pool's settings name; without settings of ours, always vLLM's number of drafts."""
+    section = (vllm_config.additional_config or {}).get(SECTION, {})
+    model = vllm_config.model_config
+    depth = section.get("depth") or vllm_config.speculative_config.num_speculative_tokens
+    depths: Depths = FixedDepth(depth)
+    if section.get("controller") == "adaptive":
+        count, chosen = model.get_num_experts(), model.get_num_experts_per_tok()
+        experts = Experts(count, chosen) if count and chosen else None
+        depths = AdaptiveDepth(depth, floor=section["floor"], experts=experts)
+    return Steps(depths, depth=depth, context=model.max_model_len, strict=section.get("strict") != "off")
+
+
+class _Tally:
+    """The counters of ``SpeculationState`` that every layout has."""
+
+    def __init__(self, depth: int) -> None:
+        self.mode = ""
+        self._steps = self._speculated = 0
+        self._drafted, self._accepted = [0] * depth, [0] * depth
+        self._verify = self._plain = self._depth = 0.0
+        self._changes: Counter[str] = Counter()
+        self._alone: dict[int, float] = {}
+
+    def step(self, verdicts: Sequence[Verdict], timing: Timing | None) -> None:
+        self._steps += 1
+        self._speculated += bool(verdicts)
+        for verdict in verdicts:
+            for position in range(min(verdict.drafted, len(self._drafted))):
+                self._drafted[position] += 1
+                self._accepted[position] += position < verdict.accepted
+        if timing is None:
+            return
+        if not verdicts:
+            before = self._alone.get(timing.rows, timing.verify)
+            self._alone[timing.rows] = before + SMOOTHING * (timing.verify - before)
+        elif self._alone:
+            self._verify += timing.verify
+            self._plain += self._alone[min(self._alone, key=lambda rows: abs(rows - timing.rows))]
+
+    def chosen(self, choice: Choice) -> None:
+        if choice.mode != self.mode:
+            self._changes[f"{choice.mode}:{choice.reason}"] += 1
+            self.mode = choice.mode
+        if choice.depths:
+            self._depth += SMOOTHING * (sum(choice.depths) / len(choice.depths) - self._depth)
+
+    def state(self) -> SpeculationState:
+        return SpeculationState(
+            steps=self._steps,
+            speculated=self._speculated,
+            drafted=tuple(self._drafted),
+            accepted=tuple(self._accepted),
+            verify=self._verify,
+            plain=self._plain,
+            mode=self.mode,
+            depth=self._depth,
+            changes=dict(self._changes),
+        )

@@ -1,0 +1,94 @@
+"""How many drafts to verify: what a choice is made of, and the plain twin that always makes the same one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class RowView:
+    """One request before a choice. ``room`` is the most drafts it can use (0: in a prefill, at its end, or it may not
+    speculate), ``context`` its length in tokens, ``domain`` the kind of its traffic (a closed set; "" unknown),
+    ``strict``: it is inside a segment bound by a grammar or a tool call's form."""
+
+    session: str
+    room: int
+    context: int
+    domain: str = ""
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one request's drafts in one step: the first ``accepted`` of ``drafted`` were right."""
+
+    session: str
+    drafted: int
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One decode step that ran without a prefill, as measured, in seconds.
+
+    ``verify``: from the end of one proposal to the beginning of the next (scheduling, forward pass, sampling, output);
+    ``wait``: the proposal, so waiting for drafts included; ``draft``: the part of the wait that drafters computed.
+    ``rows`` sequences ran with ``tokens`` tokens in all (``rows`` of them if nothing was drafted), over ``context``
+    tokens of history together.
+    """
+
+    rows: int
+    tokens: int
+    context: int
+    verify: float
+    wait: float
+    draft: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Depth per row, in order, and what each row's drafts are expected to bring in accepted tokens. ``pace`` is the
+    expected tokens per second of the step without waiting, ``horizon`` the seconds until its verdict. ``mode`` is what
+    the step does ("plain", "speculate", "probe"), ``reason`` why the last change of mode was made."""
+
+    depths: tuple[int, ...]
+    gains: tuple[float, ...]
+    pace: float
+    horizon: float
+    mode: str
+    reason: str
+
+
+class Depths(Protocol):
+    """Chooses depths from what it is told. Time, in seconds of any monotonic clock, is passed in."""
+
+    def choose(self, rows: Sequence[RowView], now: float) -> Choice: ...
+
+    def judge(self, verdicts: Sequence[Verdict], now: float) -> None: ...
+
+    def time(self, timing: Timing, now: float) -> None: ...
+
+    def close(self, session: str) -> None: ...
+
+
+class FixedDepth:
+    """The same depth for every row that has room for it. It expects every draft to be accepted and knows no pace, so
+    waits are bounded by the deadline alone."""
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+
+    def choose(self, rows: Sequence[RowView], now: float) -> Choice:
+        del now
+        depths = tuple(min(self._depth, row.room) for row in rows)
+        gains = tuple(float(depth) for depth in depths)
+        return Choice(depths, gains, pace=0.0, horizon=float("inf"), mode="speculate", reason="fixed")
+
+    def judge(self, verdicts: Sequence[Verdict], now: float) -> None:
+        """Nothing is learned."""
+
+    def time(self, timing: Timing, now: float) -> None:
+        """Nothing is learned."""
+
+    def close(self, session: str) -> None:
+        """Nothing is kept."""

@@ -1,0 +1,170 @@
+"""One draft replica as a verifier sees it: its link, how far it is trusted, and what it has been sent."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.transport import BlockingLink
+from experts.api import DraftPeer
+from experts.speculation.fallback import Fault, Trust
+from experts.speculation.messages import (
+    MAX_DEPTH,
+    DraftAsk,
+    DraftLead,
+    DraftRow,
+    DraftTell,
+    ToDrafter,
+    ToVerifier,
+)
+
+SMOOTHING = 0.2
+"""Weight of the newest answer in the usual time of one."""
+MOST = 0.9
+"""Share of the deadline that counts as all of it: waits are counted in whole milliseconds."""
+FADING = 0.8
+"""An answer time that kept the verifier from waiting counts for so much less at every step, so it is measured again."""
+LEARNING, GUESS = 0.05, 0.5
+"""Weight of the newest verdict in how often a replica's first draft is right, and what it is before there is any."""
+LONGEST = 6
+"""Answers without drafts for a session, in a row, that still double the number of steps it is not waited for."""
+
+
+@dataclass(slots=True)
+class Kept:
+    """What a replica has of one session: its ``sent`` leading tokens, last brought up to date in ask ``step``, which
+    began at position 0 if ``whole``. After ``empty`` answers without drafts it is not waited for before ``again``."""
+
+    sent: int = 0
+    step: int = 0
+    whole: bool = False
+    empty: int = 0
+    again: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An ask that a tell is due for: ``places`` are the indices of its rows among those of the step, ``at`` is when it
+    was sent."""
+
+    ask: DraftAsk
+    places: tuple[int, ...]
+    at: float
+
+    def fits(self, tell: DraftTell, vocabulary: int) -> bool:
+        """Whether the tell answers exactly this."""
+        rows = self.ask.rows
+        return (
+            tell.step == self.ask.step
+            and len(tell.drafts) == len(rows)
+            and all(len(drafts) <= row.depth for row, drafts in zip(rows, tell.drafts, strict=True))
+            and all(token < vocabulary for drafts in tell.drafts for token in drafts)
+            and {row.session for row in rows}.issuperset(tell.lost)
+        )
+
+
+class Replica:
+    """``retry`` as in ``Trust``; every opening and closing of the breaker is counted in ``changes``."""
+
+    def __init__(
+        self, peer: DraftPeer, link: BlockingLink[ToDrafter, ToVerifier], *, retry: float, changes: Counter[str]
+    ) -> None:
+        self.peer, self.link, self.life = peer, link, peer.epoch
+        self.trust = Trust(retry)
+        self.kept: dict[str, Kept] = {}
+        self.question: Question | None = None
+        self.step = 0
+        self.silent: float | None = None
+        self.right = GUESS
+        self._changes = changes
+        self._answer = 0.0
+        self._usual = 0.0
+        self._skipped = 0
+
+    @property
+    def pace(self) -> float:
+        """How long an answer seems to take, in seconds, vain waits included; 0 if nothing is known."""
+        return self._usual * FADING**self._skipped
+
+    def row(self, session: str, tokens: NDArray[np.int32], *, depth: int, held: int, most: int) -> DraftRow:
+        """What to tell it of a history: ``most`` new tokens at most. It drafts only once it has them all."""
+        sent = self.kept[session].sent
+        start = sent if sent <= tokens.size else 0
+        new = tuple(tokens[start : start + most].tolist())
+        wanted = min(depth, MAX_DEPTH) if start + len(new) == tokens.size else 0
+        return DraftRow(session, start, new, wanted, min(held, wanted))
+
+    def ask(self, ask: DraftAsk, now: float, *, answered: bool) -> bool:
+        """Send it. ``answered``: something is expected to come back. False, and a miss, if nobody is connected."""
+        if not self.link.send(ask):
+            self.missed("lost", now)
+            return False
+        self.step = ask.step
+        if answered and self.silent is None:
+            self.silent = now
+        for row in ask.rows:
+            kept = self.kept[row.session]
+            kept.sent, kept.step, kept.whole = row.start + len(row.tokens), ask.step, row.start == 0
+        return True
+
+    def skipped(self) -> None:
+        """It is too slow at present to be waited for."""
+        self._skipped += 1
+
+    def answered(self, now: float, took: float | None = None) -> None:
+        """Something useful came in time; ``took`` seconds, if it was waited for."""
+        if took is not None:
+            self._answer = _smoothed(self._answer, took)
+            self._usual = _smoothed(self._usual, took)
+            self._skipped = 0
+        self.silent = None
+        self.settle(self.trust.answered(now))
+
+    def late(self, now: float, waited: float, deadline: float) -> None:
+        """Waited for in vain. That is its fault only if it had its usual time, or most of the deadline."""
+        if waited >= min(self._answer, MOST * deadline):
+            self.missed("late", now)
+        self._usual = _smoothed(self._usual, max(waited, self._usual))
+        self._skipped = 0
+
+    def missed(self, fault: Fault, now: float) -> None:
+        self.silent = None
+        self.settle(self.trust.missed(fault, now))
+
+    def proved(self, *, right: bool) -> None:
+        """Another first draft of its was right, or wrong."""
+        self.right += LEARNING * (right - self.right)
+
+    def settle(self, trust: Trust) -> None:
+        """Trust it so from now on."""
+        if change := trust.change(self.trust):
+            self._changes[f"breaker:{change}"] += 1
+        self.trust = trust
+
+    def born(self, life: int, step: int) -> None:
+        """A new life answers ask ``step`` at the old address: it knows nothing of what was sent before."""
+        self.life = life
+        for kept in self.kept.values():
+            if kept.step < step:
+                kept.sent = 0
+
+    def empty(self, session: str) -> None:
+        """It knows the session but has no drafts, as while it reads a long history: let it be for some steps."""
+        kept = self.kept[session]
+        kept.empty = min(kept.empty + 1, LONGEST)
+        kept.again = self.step + 2**kept.empty
+
+    def full(self, session: str) -> None:
+        """It has drafts for the session."""
+        kept = self.kept[session]
+        kept.empty = kept.again = 0
+
+
+def _smoothed(average: float, newest: float) -> float:
+    return average + SMOOTHING * (newest - average) if average else newest
+
+
+def usable(lead: DraftLead, vocabulary: int) -> bool:
+    """Whether all its drafts are tokens of the verifier."""
+    return all(token < vocabulary for row in lead.rows for branch in row.branches for token in branch.drafts)

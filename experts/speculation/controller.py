@@ -1,0 +1,283 @@
+"""The adaptive choice of depth: estimators that learn between two steps, and pure decisions over what they say.
+
+One ``choose`` reads top to bottom: settle what the last step cost, price this one, plan, decide whether to speculate at
+all, try what nothing is known about.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experts.speculation import trials
+from experts.speculation.acceptance import LIMIT, Acceptance, Floats, Slots
+from experts.speculation.costs import MANY, Costs, Experts, Tariff
+from experts.speculation.depth import Choice, RowView, Timing, Verdict
+from experts.speculation.goodput import Plan, best_depths, ceiling
+from experts.speculation.stance import GAIN, SAVED, Purse, Stance, Tally, View
+from experts.speculation.trials import Mask, Trials
+
+__all__ = ["AdaptiveDepth", "Experts"]
+
+Ints = NDArray[np.intp]
+
+WARM = 2
+"""Plain steps measured before anything is drafted."""
+PATIENCE = 8
+"""Steps after which drafting begins even if nothing was measured."""
+STALE = 256
+"""Speculating steps after which a plain one is made to know its time again."""
+UNSEEN = 32
+"""The same at a batch size that was hardly ever run plainly."""
+STANDS = {"speculate": 4, "plain": 8, "probe": 1}
+"""Steps for which a choice may stand, by mode."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """The rows of one choice: their ``slots`` [rows], ``room`` [rows], probable ``gains`` [rows, depth], and prices."""
+
+    slots: Slots
+    room: Ints
+    gains: Floats
+    tariff: Tariff
+
+    def wanted(self, depths: Ints) -> Ints:
+        """Drafts at each position [depth]."""
+        wanted: Ints = (depths[:, None] > np.arange(len(self.tariff.supply))).sum(axis=0)
+        return wanted
+
+    def verify(self, depths: Ints) -> float:
+        """Seconds to verify what comes of these drafts."""
+        return float(self.tariff.verify[round(float(self.wanted(depths) @ self.tariff.supply))])
+
+    def cost(self, depths: Ints) -> float:
+        """Their time beyond a plain step's, in plain steps, before anything is accepted."""
+        seconds = self.verify(depths) + self.tariff.wait[int(depths.max(initial=0))]
+        return float(seconds) / self.tariff.plain - 1.0
+
+
+@dataclass(slots=True)
+class _Asked:
+    """The last choice and what became of it. In seconds: ``plain`` and ``verify`` as expected, and what was ``spent``
+    (None: not measured) and waited (``wait``) in fact; how many drafts ``came`` for each row, tokens ``accepted``."""
+
+    depths: Ints
+    plain: float
+    verify: float
+    mode: str
+    came: tuple[int, ...] = ()
+    accepted: int = 0
+    spent: float | None = None
+    wait: float = 0.0
+    judged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A choice that may stand: of which step, for which sessions and with how much ``room`` [rows]."""
+
+    step: int
+    names: list[tuple[str, bool]]
+    room: Ints
+    asked: _Asked
+    choice: Choice
+
+
+class AdaptiveDepth:
+    """Depths that maximise tokens per second, 0 included, and never stay below ``floor`` of plain decoding's speed.
+
+    ``depth`` is the most per row; ``experts`` describes a mixture-of-experts verifier. Used from one thread, between
+    two steps: ``judge`` and ``time`` tell of the step that ended, ``choose`` is for the next. Nothing raises.
+    """
+
+    def __init__(self, depth: int, *, floor: float = 0.95, experts: Experts | None = None) -> None:
+        self._levels = np.arange(depth)
+        self._floor = floor
+        self._acceptance = Acceptance(depth)
+        self._costs = Costs(depth, experts)
+        self._trials = Trials(2 * LIMIT)
+        self._stance = Stance()
+        self._tally, self._purse = Tally(), Purse()
+        self._asked: _Asked | None = None
+        self._kept: _Kept | None = None
+        self._step = 0
+        self._checked = 0
+
+    def choose(self, rows: Sequence[RowView], now: float) -> Choice:
+        """A choice stands for a few steps if the rows are the same and nothing is amiss. If no row has room the mode
+        stays as it is: there was nothing to choose."""
+        del now
+        self._step += 1
+        self._settle()
+        if not rows:
+            return Choice((), (), 0.0, 0.0, self._stance.mode, self._stance.reason)
+        if (again := self._again(rows)) is not None:
+            return again
+        batch = self._batch(rows)
+        tried = self._trials.running(batch.slots) & (batch.room > 0)
+        depths, mode, reason = np.zeros_like(batch.room), self._stance.mode, self._stance.reason
+        if batch.room.any() and (self._costs.steps >= WARM or self._step > PATIENCE):
+            depths, tried = self._decide(batch, tried)
+            mode, reason = self._stance.mode, self._stance.reason
+            if mode == "speculate" and self._stale(batch, depths):
+                depths, mode, reason = np.zeros_like(depths), "plain", "refresh"
+        gains = np.where(tried, depths, _accepted(batch.gains, depths))
+        verify = batch.verify(depths)
+        choice = Choice(
+            tuple(depths.tolist()),
+            tuple(gains.tolist()),
+            pace=(len(rows) + float(gains.sum())) / verify,
+            horizon=verify + float(batch.tariff.wait[0]),
+            mode=mode,
+            reason=reason,
+        )
+        self._asked = _Asked(depths, batch.tariff.plain, verify, mode)
+        if batch.room.any() and reason != "refresh" and not tried.any() and not self._stance.doubt:
+            self._kept = _Kept(self._step, _names(rows), batch.room, self._asked, choice)
+        return choice
+
+    def judge(self, verdicts: Sequence[Verdict], now: float) -> None:
+        """Verdicts of the step that ended. A row that wanted drafts and is not judged got none."""
+        del now
+        slots, known = self._acceptance.judged(verdicts)
+        if asked := self._asked:
+            asked.judged = True
+            asked.came = tuple(min(verdict.drafted, len(self._levels)) for verdict in known)
+            accepted = (verdict.accepted for verdict in known)
+            asked.accepted = sum(max(0, min(pair)) for pair in zip(accepted, asked.came, strict=True))
+        if known:
+            self._acceptance.learn(slots, known, self._step)
+            self._trials.learn(slots, np.array([verdict.accepted > 0 for verdict in known]))
+
+    def time(self, timing: Timing, now: float) -> None:
+        """How long the step that ended took."""
+        del now
+        asked = self._asked
+        wanted = 0 if asked is None else int(np.count_nonzero(asked.depths))
+        deepest = 0 if asked is None else int(asked.depths.max(initial=0))
+        if self._costs.learn(timing, asked=wanted, deepest=deepest) and asked:
+            asked.spent, asked.wait = timing.verify + timing.wait, timing.wait
+
+    def close(self, session: str) -> None:
+        """Forget a request; what it taught about its domain stays."""
+        self._trials.forget(self._acceptance.close(session))
+
+    def _settle(self) -> None:
+        """Book what the last choice has cost and brought."""
+        asked, self._asked = self._asked, None
+        if asked is None:
+            return
+        if asked.depths.any() and (asked.judged or asked.spent is not None):
+            self._costs.supply(asked.depths.tolist(), asked.came)
+        if asked.spent is None:
+            return
+        tokens = 1.0 + asked.accepted / len(asked.depths)
+        self._purse = self._purse.earn(asked.spent / asked.plain)
+        if asked.mode == "probe":
+            self._purse = self._purse.pay((asked.verify + asked.wait) / asked.plain - tokens)
+        elif asked.mode == "speculate" and asked.depths.any():
+            self._tally = self._tally.add(asked.spent / asked.plain, tokens, floor=self._floor)
+
+    def _again(self, rows: Sequence[RowView]) -> Choice | None:
+        """The last choice, as far as rows have room for it, if it can stand."""
+        kept, self._kept = self._kept, None
+        if kept is None or self._tally.lost > 1.0 or self._costs.dry:
+            return None
+        if self._step - kept.step >= STANDS[kept.choice.mode]:
+            return None
+        plain = kept.choice.mode == "plain" and len(rows) == len(kept.names)
+        if not plain and kept.names != _names(rows):
+            return None
+        room = _room(rows, len(self._levels))
+        asked, choice = kept.asked, kept.choice
+        if not plain and (room > kept.room).any():
+            return None
+        self._kept = kept
+        depths = np.minimum(asked.depths, room)
+        self._asked = _Asked(depths, asked.plain, asked.verify, asked.mode)
+        if (depths == asked.depths).all():
+            return choice
+        gains = tuple(float(min(pair)) for pair in zip(choice.gains, depths.tolist(), strict=True))
+        return replace(choice, depths=tuple(depths.tolist()), gains=gains)
+
+    def _batch(self, rows: Sequence[RowView]) -> _Batch:
+        depth = len(self._levels)
+        room = _room(rows, depth)
+        slots = self._acceptance.slots(rows, self._step)
+        gains = np.multiply.accumulate(self._acceptance.rates(slots), axis=1) * (self._levels < room[:, None])
+        context = max(0, min(sum(row.context for row in rows), MANY))
+        return _Batch(slots, room, gains, self._costs.tariff(len(rows), context))
+
+    def _decide(self, batch: _Batch, tried: Mask) -> tuple[Ints, Mask]:
+        """Depths [rows], and which rows are only tried [rows]."""
+        plan = best_depths(batch.gains, batch.tariff)
+        stance = self._stance.next(self._view(batch, plan, trying=bool(tried.any()) and self._purse.saved >= 0.0))
+        if stance.mode != self._stance.mode:
+            self._tally, self._checked = Tally(), self._step
+        began = stance.mode == "probe" != self._stance.mode
+        self._stance = stance
+        trial = np.minimum(batch.room, trials.DEPTH)
+        if stance.mode == "plain":
+            return np.zeros_like(batch.room), tried & False
+        if stance.mode == "probe":
+            if began:
+                tried = self._trials.begin(batch.slots, batch.room > 0, self._step, due=False)
+            return np.where(tried, trial, 0), tried
+        depths = plan.depths
+        tried &= depths < trial
+        if self._purse.saved > 0:
+            left = (depths == 0) & (batch.room > 0) & ~tried
+            if left.any():
+                tried |= self._trials.begin(batch.slots, left, self._step, due=True)
+        if tried.any():
+            deeper = np.where(tried, trial, depths)
+            self._purse = self._purse.pay((batch.verify(deeper) - batch.verify(depths)) / batch.tariff.plain)
+            depths = deeper
+        return depths, tried
+
+    def _view(self, batch: _Batch, plan: Plan, *, trying: bool) -> View:
+        rows, slow = len(batch.room), self._tally.slow(len(batch.room))
+        if plan.ratio > GAIN and not slow and self._stance.reason != "slow":
+            return View(self._step, rows, plan.ratio, plan.ratio, plan.ratio, trying=trying)
+        few = np.zeros_like(batch.room)
+        few[: trials.AT_ONCE] = min(trials.DEPTH, len(self._levels))
+        return View(
+            self._step,
+            rows,
+            plan.ratio,
+            right=ceiling(rows, batch.tariff, free=False),
+            free=ceiling(rows, batch.tariff, free=True),
+            slow=slow,
+            trying=trying,
+            affordable=self._purse.saved >= min(batch.cost(few), SAVED),
+        )
+
+    def _stale(self, batch: _Batch, depths: Ints) -> bool:
+        """Whether to make this a plain step, to know the time of one; it costs what drafts would have won."""
+        age = self._costs.age(len(depths))
+        passed = self._step - self._checked if age is None else min(age, self._step - self._checked)
+        if passed < (UNSEEN if age is None else STALE):
+            return False
+        won = float(_accepted(batch.gains, depths).sum()) / len(depths)
+        cost = 1.0 - (1.0 + batch.cost(depths)) / (1.0 + won)
+        if self._purse.saved < cost:
+            return False
+        self._purse = self._purse.pay(cost)
+        self._checked = self._step
+        return True
+
+
+def _room(rows: Sequence[RowView], depth: int) -> Ints:
+    return np.array([max(0, min(row.room, depth)) for row in rows], np.intp)
+
+
+def _names(rows: Sequence[RowView]) -> list[tuple[str, bool]]:
+    return [(row.session, row.strict) for row in rows]
+
+
+def _accepted(gains: Floats, depths: Ints) -> Floats:
+    """Tokens that are expected to be accepted [rows]."""
+    accepted: Floats = (gains * (np.arange(gains.shape[1]) < depths[:, None])).sum(axis=1)
+    return accepted

@@ -1,0 +1,125 @@
+"""Whether to speculate at all: plain, speculate or probe, decided from what is estimated and what was measured."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Mode = Literal["plain", "speculate", "probe"]
+Reason = Literal["start", "acceptance", "late", "load", "slow", "probe", "refresh"]
+"""Why a mode began.
+
+``start``: the verifier's plain speed is measured first. ``acceptance``: too few drafts are right, or enough are again.
+``late``: drafts take too long or do not come, or are in time again. ``load``: at this batch even right drafts would not
+pay, or now they do. ``slow``: measured below the floor, whatever was estimated. ``probe``: a try whether it pays, and
+its success. ``refresh``: one plain step, to know its time again."""
+
+GAIN = 1.03
+"""Speculation begins if it is estimated to be this much faster than plain decoding, and ends when it is not faster."""
+DOUBT = 1.0
+"""Expected loss, in plain steps, for which one request's drafts are given the benefit of the doubt; less for more."""
+PAUSE = 8
+"""Steps without speculation before the first probe."""
+LONGEST = 32
+"""Steps to which a pause grows while probes fail."""
+RARE = 256
+"""Steps after which a probe is made though even perfect drafts would not pay: the prices may be wrong, or old."""
+PROVEN = 64
+"""Steps of speculation after which the next pause is short again."""
+NOISE = 6.0
+"""How far luck may take the tally of one request, in plain steps, before it is believed."""
+DUTY = 0.015
+"""Share of the time that may go into probes."""
+SAVED = 3.0
+"""How many plain steps' time can be saved up for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a decision is made of. ``ratio``: the best choice's speed against plain, estimated; ``free`` and ``right``:
+    the same if drafts came at once and all were right, or only were right. ``slow``: the tally is below the floor.
+    ``trying``: a probe is under way and not yet lost; ``affordable``: there is time for one."""
+
+    step: int
+    rows: int
+    ratio: float
+    right: float
+    free: float
+    slow: bool = False
+    trying: bool = False
+    affordable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stance:
+    """What is done, why, since which step, and the step before which no probe is made after a pause of ``pause``."""
+
+    mode: Mode = "plain"
+    reason: Reason = "start"
+    since: int = 0
+    due: int = 0
+    pause: int = PAUSE
+    doubt: float = 0.0
+
+    def next(self, view: View) -> "Stance":
+        if self.mode == "speculate":
+            return self._speculating(view)
+        if self.mode == "probe":
+            if view.ratio > 1.0:
+                return replace(self, mode="speculate", since=view.step)
+            return self if view.trying else self._rest(view, _blame(view))
+        if view.ratio > GAIN and self.reason != "slow":
+            return replace(self, mode="speculate", since=view.step)
+        hopeful = view.free > GAIN or view.step - self.since >= RARE
+        if view.step >= self.due and view.affordable and hopeful:
+            return replace(self, mode="probe", reason="probe", since=view.step)
+        return self
+
+    def _speculating(self, view: View) -> "Stance":
+        if view.slow:
+            return self._rest(view, "slow")
+        doubt = max(0.0, self.doubt + 1.0 - view.ratio) if view.ratio < 1.0 else 0.0
+        if doubt > DOUBT / math.sqrt(max(view.rows, 1)):
+            return self._rest(view, _blame(view))
+        return self if doubt == self.doubt else replace(self, doubt=doubt)
+
+    def _rest(self, view: View, reason: Reason) -> "Stance":
+        """Asking in vain costs next to nothing, so the pause grows only while drafts come and are no good."""
+        proven = self.mode == "speculate" and view.step - self.since >= PROVEN
+        pause = PAUSE if proven else self.pause
+        after = pause if reason == "late" else min(2 * pause, LONGEST)
+        return Stance("plain", reason, view.step, view.step + pause, after)
+
+
+def _blame(view: View) -> Reason:
+    if view.free <= GAIN:
+        return "load"
+    return "late" if view.right <= GAIN else "acceptance"
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Time lost against ``floor`` of plain decoding's speed, in plain steps, as a one-sided cumulative sum (Page,
+    1954): time won is not saved up, so a change for the worse shows at once."""
+
+    lost: float = 0.0
+
+    def add(self, spent: float, tokens: float, *, floor: float) -> "Tally":
+        """A step that took as long as ``spent`` plain steps and made ``tokens`` per row."""
+        return Tally(max(0.0, self.lost + floor * min(spent, 4.0) - tokens))
+
+    def slow(self, rows: int) -> bool:
+        """Whether more was lost than luck explains; the more rows, the less luck."""
+        return self.lost > 2.0 + NOISE / math.sqrt(max(rows, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Purse:
+    """Time that probes may cost, in plain steps: a share of what passes. Debt is possible and is waited out."""
+
+    saved: float = 1.0
+
+    def earn(self, spent: float) -> "Purse":
+        return Purse(min(self.saved + DUTY * min(spent, 16.0), SAVED))
+
+    def pay(self, cost: float) -> "Purse":
+        return Purse(min(self.saved - max(-16.0, min(cost, 16.0)), SAVED))

@@ -1,0 +1,240 @@
+"""A controller against every fixed depth in hindsight, on a trace whose acceptance, batch and draft delay drift.
+
+The engine is a model in virtual time, with noise and outliers, so the figures need no idle machine. Its constants are
+those of a small mixture-of-experts verifier on one CPU core.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from random import Random
+from statistics import mean
+
+from experts.speculation.controller import AdaptiveDepth, Experts
+from experts.speculation.depth import Choice, Depths, FixedDepth, RowView, Timing, Verdict
+
+DEEPEST = 8
+QUICK = 50e-6
+"""Seconds to ask, and to find drafts that are there already."""
+SEEDS = tuple(range(1, 13))
+STEPS = 600
+"""Plain steps that a phase lasts; with drafts it has fewer, longer steps."""
+
+
+EXPERTS = Experts(8, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Seconds of a step: ``base``, per row, per token, for loading all experts, and for verifying at all. ``noise`` is
+    the standard deviation as a share, ``outliers`` the share of steps that take five times as long."""
+
+    base: float = 2.3e-3
+    row: float = 20e-6
+    token: float = 45e-6
+    load: float = 1.2e-3
+    verify: float = 0.3e-3
+    experts: Experts | None = EXPERTS
+    noise: float = 0.05
+    outliers: float = 0.005
+
+    def seconds(self, rows: int, tokens: int) -> float:
+        share = self.experts.distinct(float(tokens)) if self.experts else 0.0
+        checks = self.verify if tokens > rows else 0.0
+        return self.base + self.row * rows + self.token * tokens + self.load * share + checks
+
+    def measured(self, rows: int, tokens: int, luck: Random) -> float:
+        factor = max(0.5, luck.gauss(1.0, self.noise))
+        return self.seconds(rows, tokens) * factor * (5.0 if luck.random() < self.outliers else 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A draft pool: an answer takes ``send`` and ``draft`` per depth, in seconds, unless it was made ahead (``hits``, a
+    share). The verifier waits no longer than ``deadline``, and only as long as the choice says it pays."""
+
+    send: float = 0.2e-3
+    draft: float = 0.25e-3
+    hits: float = 0.0
+    deadline: float = 25e-3
+
+    def wait(self, choice: Choice, usual: float, luck: Random) -> tuple[float, bool]:
+        """The wait, and whether drafts came. One shorter than answers ``usual``ly take is not begun."""
+        if luck.random() < self.hits:
+            return QUICK, True
+        worth = sum(choice.gains) / choice.pace if choice.pace else self.deadline
+        patience = min(worth, self.deadline)
+        needed = self.answer(choice)
+        if choice.pace and patience < usual:
+            return QUICK, False
+        return min(needed, patience), needed <= patience
+
+    def answer(self, choice: Choice) -> float:
+        return self.send + self.draft * max(choice.depths)
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What runs: ``batch`` requests at once, the share of each request's drafts that is right, in turn, drawn anew for
+    every request. Later positions are a little worse."""
+
+    name: str
+    batch: int
+    acceptance: tuple[float, ...]
+    pool: Pool = Pool()
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Tokens per second of a controller, and of the fixed depth that was best in hindsight."""
+
+    name: str
+    ours: float
+    best_depth: int
+    best: float
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.best
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One simulated step."""
+
+    choice: Choice
+    tokens: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class _Request:
+    """``luck`` decides for every token in turn whether a draft of it is right, the same under any controller."""
+
+    session: str
+    right: float
+    left: int
+    context: int
+    luck: list[float]
+
+
+@dataclass(slots=True)
+class Run:
+    """A controller driving the model engine through one phase after the other."""
+
+    depths: Depths
+    engine: Engine = Engine()
+    luck: Random = field(default_factory=Random)
+    births: Random = field(default_factory=Random)
+    now: float = 0.0
+    _requests: list[_Request] = field(default_factory=list)
+    _made: int = 0
+    _usual: float = 0.0
+
+    def step(self, traffic: Traffic) -> Step:
+        self._refill(traffic)
+        views = [RowView(each.session, min(DEEPEST, each.left - 1), each.context) for each in self._requests]
+        choice = self.depths.choose(views, self.now)
+        wait, came = 0.0, True
+        if any(choice.depths):
+            wait, came = traffic.pool.wait(choice, self._usual, self.luck)
+            self._usual += 0.3 * (traffic.pool.answer(choice) - self._usual)
+        drafted = choice.depths if came else (0,) * len(views)
+        accepted = [self._accepted(each, depth) for each, depth in zip(self._requests, drafted, strict=True)]
+        rows, tokens = len(views), len(views) + sum(drafted)
+        verify = self.engine.measured(rows, tokens, self.luck)
+        self.now += wait + verify
+        verdicts = [
+            Verdict(each.session, depth, right)
+            for each, depth, right in zip(self._requests, drafted, accepted, strict=True)
+            if depth
+        ]
+        self.depths.judge(verdicts, self.now)
+        context = sum(each.context for each in self._requests)
+        self.depths.time(Timing(rows, tokens, context, verify, wait), self.now)
+        for each, right in zip(self._requests, accepted, strict=True):
+            each.left -= right + 1
+            each.context += right + 1
+        return Step(choice, rows + sum(accepted), wait + verify)
+
+    def phase(self, traffic: Traffic, steps: int = STEPS) -> list[Step]:
+        """As long as so many plain steps take."""
+        for each in self._requests:
+            each.right = self._right(traffic)
+        end = self.now + steps * self.engine.seconds(traffic.batch, traffic.batch)
+        made = []
+        while self.now < end:
+            made.append(self.step(traffic))
+        return made
+
+    def _refill(self, traffic: Traffic) -> None:
+        kept = [each for each in self._requests if each.left > 0][: traffic.batch]
+        for each in self._requests:
+            if each not in kept:
+                self.depths.close(each.session)
+        self._requests = kept
+        while len(self._requests) < traffic.batch:
+            right = self._right(traffic)
+            length = self.births.randint(64, 256)
+            luck = [self.births.random() for _ in range(length)]
+            self._requests.append(_Request(f"r{self._made}", right, length, 64, luck))
+
+    def _right(self, traffic: Traffic) -> float:
+        self._made += 1
+        level = traffic.acceptance[self._made % len(traffic.acceptance)]
+        return min(max(self.births.gauss(level, 0.04), 0.0), 0.99)
+
+    def _accepted(self, request: _Request, depth: int) -> int:
+        for position in range(depth):
+            if request.luck[position - request.left] >= request.right * (1.0 - 0.01 * position):
+                return position
+        return depth
+
+
+def speed(steps: Sequence[Step]) -> float:
+    """Tokens per second."""
+    return sum(step.tokens for step in steps) / sum(step.seconds for step in steps)
+
+
+SLOW = replace(Pool(), send=20e-3)
+AHEAD = replace(Pool(), hits=0.8)
+TRACE = (
+    Traffic("acceptance 0.9, batch 1", 1, (0.9,)),
+    Traffic("acceptance 0.05, batch 1", 1, (0.05,)),
+    Traffic("acceptance 0.6, batch 4", 4, (0.6,)),
+    Traffic("acceptance 0.9, batch 32", 32, (0.9,)),
+    Traffic("acceptance 0.3, batch 16", 16, (0.3,)),
+    Traffic("acceptance 0.9, batch 4", 4, (0.9,)),
+    Traffic("acceptance 0.9, batch 4, drafts 20 ms late", 4, (0.9,), SLOW),
+    Traffic("acceptance 0.9, batch 4, drafts in time again", 4, (0.9,)),
+    Traffic("acceptance 0.05, batch 32", 32, (0.05,)),
+    Traffic("acceptance 0.3, batch 1", 1, (0.3,)),
+    Traffic("acceptance 0.9 and 0.05, batch 8", 8, (0.9, 0.05)),
+    Traffic("acceptance 0.6, batch 16", 16, (0.6,)),
+    Traffic("acceptance 0.6, batch 1, drafted ahead", 1, (0.6,), AHEAD),
+    Traffic("acceptance 0.05, batch 4, drafted ahead", 4, (0.05,), AHEAD),
+    Traffic("acceptance 0.9, batch 16, drafted ahead", 16, (0.9,), AHEAD),
+)
+
+
+def drift(trace: Sequence[Traffic] = TRACE, engine: Engine = Engine(), seeds: Sequence[int] = SEEDS) -> list[Phase]:
+    """The adaptive controller, from its first step on, against fixed depths 0..``DEEPEST``: means over ``seeds``."""
+    ours = _speeds(partial(AdaptiveDepth, DEEPEST, experts=engine.experts), trace, engine, seeds)
+    fixed = [_speeds(partial(FixedDepth, depth), trace, engine, seeds) for depth in range(DEEPEST + 1)]
+    phases = []
+    for index, traffic in enumerate(trace):
+        best = max(range(DEEPEST + 1), key=lambda depth: fixed[depth][index])
+        phases.append(Phase(traffic.name, ours[index], best, fixed[best][index]))
+    return phases
+
+
+def _speeds(
+    make: Callable[[], Depths], trace: Sequence[Traffic], engine: Engine, seeds: Sequence[int]
+) -> tuple[float, ...]:
+    runs = [Run(make(), engine, Random(seed), Random(seed)) for seed in seeds]
+    return tuple(mean(speed(run.phase(traffic)) for run in runs) for traffic in trace)
+
+
+if __name__ == "__main__":
+    for phase in drift():
+        print(f"{phase.name:48} ours {phase.ours:7.0f}  best K={phase.best_depth} {phase.best:7.0f}  {phase.ratio:.3f}")

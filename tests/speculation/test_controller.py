@@ -1,0 +1,234 @@
+"""The controller on a model engine in virtual time."""
+
+import math
+from dataclasses import replace
+from random import Random
+from statistics import mean
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experts.speculation.controller import AdaptiveDepth, Experts
+from experts.speculation.depth import FixedDepth, RowView, Timing, Verdict
+from loadtests.drift import AHEAD, DEEPEST, SLOW, Engine, Pool, Run, Traffic, speed
+
+ENGINE = Engine()
+LONG = 600
+PROMPT = Pool()
+
+
+def run(depths=None, engine=ENGINE, seed=1):
+    depths = depths or AdaptiveDepth(DEEPEST, experts=engine.experts)
+    return Run(depths, engine, Random(seed), Random(seed))
+
+
+def traffic(rate, batch=4, pool=PROMPT):
+    return Traffic("", batch, (rate,) if isinstance(rate, float) else rate, pool)
+
+
+def depth(steps):
+    return mean(mean(step.choice.depths) for step in steps)
+
+
+def plain(one, *before, seeds=(1, 2, 3)):
+    """Tokens per second without speculation in the same phase."""
+    runs = [run(FixedDepth(0), seed=seed) for seed in seeds]
+    for each in before:
+        for driven in runs:
+            driven.phase(each)
+    return mean(speed(driven.phase(one)) for driven in runs)
+
+
+def test_it_measures_plain_steps_first_and_then_speculates():
+    steps = run().phase(traffic(0.9), 60)
+    assert [step.choice.mode for step in steps[:2]] == ["plain", "plain"]
+    assert {step.choice.mode for step in steps[10:]} == {"speculate"}
+
+
+@pytest.mark.parametrize("batch", [1, 4, 16])
+def test_when_acceptance_collapses_depths_fall_and_plain_speed_is_kept(batch):
+    good, bad = traffic(0.9, batch), traffic(0.03, batch)
+    runs = [run(seed=seed) for seed in (1, 2, 3)]
+    for driven in runs:
+        assert depth(driven.phase(good)[-50:]) > 2
+    phases = [driven.phase(bad, LONG) for driven in runs]
+    assert all(depth(steps[30:]) < 0.5 for steps in phases)
+    assert mean(map(speed, phases)) >= 0.95 * plain(bad, good)
+
+
+@pytest.mark.parametrize(("batch", "pool"), [(1, PROMPT), (4, PROMPT), (4, AHEAD), (16, AHEAD)])
+def test_when_acceptance_returns_so_do_drafts_within_a_hundred_steps(batch, pool):
+    for seed in range(1, 5):
+        driven = run(seed=seed)
+        driven.phase(traffic(0.03, batch, pool), LONG)
+        steps = driven.phase(traffic(0.9, batch, pool), 500)
+        assert depth(steps[100:]) > 2
+
+
+def test_a_long_request_gets_fewer_drafts_for_a_bad_segment_and_more_after_it():
+    controller, luck, seen = AdaptiveDepth(DEEPEST), Random(1), []
+    for step in range(900):
+        right = 0.05 if 300 <= step < 600 else 0.9
+        choice = controller.choose([RowView("long", DEEPEST, step)], step)
+        drafted = choice.depths[0]
+        accepted = next((n for n in range(drafted) if luck.random() >= right), drafted)
+        controller.judge([Verdict("long", drafted, accepted)] if drafted else [], step)
+        verify = 3e-3 + 0.5e-3 * drafted
+        controller.time(Timing(1, 1 + drafted, step, verify, 1e-4), step)
+        seen.append(drafted)
+    assert mean(seen[200:300]) > 2
+    assert mean(seen[330:600]) < 1
+    assert mean(seen[700:]) > 2
+
+
+def test_when_the_batch_grows_drafts_get_shorter():
+    engine = replace(ENGINE, token=150e-6)
+    driven = run(engine=engine)
+    alone = depth(driven.phase(traffic(0.8, 1))[-100:])
+    crowd = depth(driven.phase(traffic(0.8, 32))[-100:])
+    assert crowd < 0.6 * alone
+
+
+def test_drafts_that_come_too_late_are_done_without_and_taken_again_when_in_time():
+    driven = run()
+    driven.phase(traffic(0.9))
+    late = driven.phase(traffic(0.9, 4, SLOW), LONG)
+    assert depth(late[40:]) < 1.0
+    assert speed(late) >= 0.95 * plain(traffic(0.9), traffic(0.9))
+    assert {step.choice.reason for step in late[100:] if step.choice.mode == "plain"} <= {"late", "slow"}
+    again = driven.phase(traffic(0.9), LONG)
+    assert depth(again[100:]) > 2
+
+
+def test_waits_that_are_suffered_whatever_was_expected_end_speculation_as_measured():
+    """The tally's case: nothing but the measured time says that it does not pay."""
+    controller, spent = AdaptiveDepth(4), []
+    for step in range(400):
+        choice = controller.choose([RowView("a", 4, 100)], step)
+        drafted = choice.depths[0]
+        controller.judge([Verdict("a", drafted, drafted)] if drafted else [], step)
+        controller.time(Timing(1, 1 + drafted, 100, 3e-3, 30e-3 if drafted else 0.0), step)
+        spent.append((3e-3 + (30e-3 if drafted else 0.0), 1 + drafted))
+    seconds, tokens = map(sum, zip(*spent, strict=True))
+    assert tokens / seconds >= 0.9 / 3e-3
+
+
+def test_of_good_and_bad_requests_only_the_good_get_drafts():
+    driven, mixed = run(), traffic((0.95, 0.03), 8)
+    driven.phase(mixed, 100)
+    steps, good, bad = [], [], []
+    for _ in range(300):
+        steps.append(driven.step(mixed))
+        for request, chosen in zip(driven._requests, steps[-1].choice.depths, strict=True):
+            (good if request.right > 0.5 else bad).append(chosen)
+    assert mean(good) > 3
+    assert mean(bad) < 1
+    assert speed(steps) > 1.05 * plain(mixed)
+
+
+def test_a_verifier_whose_experts_fill_up_gets_shorter_drafts_at_the_same_acceptance():
+    dense = replace(ENGINE, experts=None, load=0.0, base=3.0e-3)
+    sparse = replace(ENGINE, experts=Experts(128, 2), load=60e-3, base=2.0e-3)
+    few = depth(run(engine=sparse).phase(traffic(0.8, 4))[100:])
+    many = depth(run(engine=dense).phase(traffic(0.8, 4))[100:])
+    assert few < many - 1
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_probing_in_vain_costs_less_than_two_in_a_hundred(batch):
+    bad = traffic(0.0, batch)
+    driven = run(engine=replace(ENGINE, outliers=0.0))
+    driven.phase(bad)
+    steps = driven.phase(bad, 3 * LONG)
+    alone = ENGINE.seconds(batch, batch)
+    lost = sum(step.seconds for step in steps) - len(steps) * alone
+    assert any(step.choice.mode == "probe" for step in steps)
+    assert lost <= 0.025 * len(steps) * alone
+
+
+def test_while_it_speculates_the_plain_time_is_checked_now_and_then():
+    steps = run().phase(traffic(0.9), 1500)
+    checks = [step for step in steps if step.choice.reason == "refresh"]
+    assert checks
+    assert all(not any(step.choice.depths) for step in checks)
+    assert len(checks) <= len(steps) / 100
+
+
+def test_rows_without_room_change_nothing():
+    controller = AdaptiveDepth(4)
+    for step in range(20):
+        controller.choose([RowView("a", 4, 10)], step)
+        controller.judge([Verdict("a", 4, 4)], step)
+        controller.time(Timing(1, 5, 10, 1e-3, 0.0), step)
+    before = controller.choose([RowView("a", 4, 10)], 20)
+    none = controller.choose([RowView("a", 0, 10), RowView("b", 0, 10)], 21)
+    assert none.depths == (0, 0)
+    assert none.mode == before.mode == "speculate"
+    assert controller.choose([RowView("a", 4, 10)], 22).depths == before.depths
+
+
+def test_a_row_that_gets_room_need_not_wait_for_the_next_choice():
+    controller = AdaptiveDepth(4)
+    controller.time(Timing(1, 1, 10, 1e-3, 0.0), 0)
+    controller.time(Timing(1, 1, 10, 1e-3, 0.0), 0)
+    assert controller.choose([RowView("a", 0, 10)], 1).depths == (0,)
+    assert controller.choose([RowView("a", 4, 10)], 2).depths[0] > 0
+
+
+def test_pace_and_horizon_are_those_of_the_step():
+    driven = run(engine=replace(ENGINE, noise=0.0, outliers=0.0))
+    steps = driven.phase(traffic(0.9), 300)
+    step = next(each for each in reversed(steps) if each.choice.mode == "speculate")
+    expected = ENGINE.seconds(4, 4 + sum(step.choice.depths))
+    assert step.choice.horizon == pytest.approx(expected, rel=0.15)
+    assert step.choice.pace == pytest.approx((4 + sum(step.choice.gains)) / expected, rel=0.15)
+    assert all(0 <= gain <= depth for gain, depth in zip(step.choice.gains, step.choice.depths, strict=True))
+
+
+def test_no_rows_are_no_choice():
+    assert AdaptiveDepth(4).choose([], 0.0).depths == ()
+
+
+NUMBERS = st.one_of(st.integers(-3, 40), st.just(1 << 70))
+SECONDS = st.one_of(st.floats(), st.floats(0, 0.05))
+ROWS = st.lists(
+    st.builds(
+        RowView,
+        st.sampled_from("abcdef"),
+        room=NUMBERS,
+        context=NUMBERS,
+        domain=st.sampled_from(["", "code"]),
+        strict=st.booleans(),
+    ),
+    max_size=6,
+)
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("choose"), ROWS),
+        st.tuples(
+            st.just("judge"), st.lists(st.builds(Verdict, st.sampled_from("abcdefg"), NUMBERS, NUMBERS), max_size=6)
+        ),
+        st.tuples(st.just("time"), st.builds(Timing, NUMBERS, NUMBERS, NUMBERS, SECONDS, SECONDS, SECONDS)),
+        st.tuples(st.just("close"), st.sampled_from("abcdefg")),
+    ),
+    max_size=80,
+)
+
+
+@given(EVENTS, st.integers(1, 16), st.floats(allow_nan=False))
+@settings(max_examples=150, deadline=None)
+def test_whatever_it_is_told_choices_fit_and_are_finite(events, most, now):
+    controller = AdaptiveDepth(most, experts=Experts(8, 2))
+    for kind, told in events:
+        if kind != "choose":
+            controller.close(told) if kind == "close" else getattr(controller, kind)(told, now)
+            continue
+        choice = controller.choose(told, now)
+        assert len(choice.depths) == len(choice.gains) == len(told)
+        for row, chosen, gain in zip(told, choice.depths, choice.gains, strict=True):
+            assert 0 <= chosen <= max(0, min(row.room, most))
+            assert 0 <= gain <= chosen
+        assert math.isfinite(choice.pace)
+        assert math.isfinite(choice.horizon)
+        assert choice.horizon >= 0

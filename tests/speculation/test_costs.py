@@ -1,0 +1,169 @@
+import math
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experts.speculation.costs import CELLS, Costs, Experts, Surface
+from experts.speculation.depth import Timing
+
+DEPTH = 8
+BASE, ROW, TOKEN, CHECK = 2e-3, 0.1e-3, 0.05e-3, 0.3e-3
+
+
+def seconds(rows, drafts):
+    return BASE + ROW * rows + TOKEN * (rows + drafts) + (CHECK if drafts else 0.0)
+
+
+def learn(costs, rows, drafts, *, verify=None, wait=1e-4, asked=None, deepest=None):
+    verify = seconds(rows, drafts) if verify is None else verify
+    asked = (rows if drafts else 0) if asked is None else asked
+    deepest = -(-drafts // rows) if deepest is None else deepest
+    return costs.learn(Timing(rows, rows + drafts, 100 * rows, verify, wait), asked=asked, deepest=deepest)
+
+
+def trained(experts=None, *, shapes=((1, 0), (1, 2), (1, 5), (4, 0), (4, 8), (4, 20), (16, 0), (16, 48)), rounds=15):
+    costs = Costs(DEPTH, experts)
+    luck = Random(3)
+    for _ in range(rounds):
+        for rows, drafts in shapes:
+            learn(costs, rows, drafts, verify=seconds(rows, drafts) * luck.gauss(1.0, 0.03))
+    return costs
+
+
+def test_before_anything_is_measured_there_is_a_price():
+    tariff = Costs(DEPTH).tariff(3, 100)
+    assert tariff.plain > 0
+    assert (tariff.verify == tariff.verify[0]).all()
+
+
+@pytest.mark.parametrize(("rows", "drafts"), [(1, 8), (4, 32), (8, 0), (8, 24), (16, 16), (16, 128)])
+def test_shapes_that_were_never_run_are_priced_from_those_that_were(rows, drafts):
+    tariff = trained().tariff(rows, 100 * rows)
+    assert tariff.verify[drafts] == pytest.approx(seconds(rows, drafts), rel=0.12)
+
+
+def test_a_shape_that_fits_no_plane_is_priced_as_it_was_measured():
+    costs = trained()
+    for _ in range(20):
+        learn(costs, 4, 20, verify=3 * seconds(4, 20))
+    assert costs.tariff(4, 400).verify[20] == pytest.approx(3 * seconds(4, 20), rel=0.25)
+
+
+def test_experts_that_more_tokens_activate_make_drafts_dearer_at_first():
+    experts = Experts(8, 2)
+    costs = Costs(DEPTH, experts)
+    for _ in range(20):
+        for rows, drafts in ((1, 0), (1, 1), (1, 3), (1, 8), (4, 0), (4, 16)):
+            learn(costs, rows, drafts, verify=2e-3 + 3e-3 * experts.distinct(float(rows + drafts)))
+    verify = costs.tariff(1, 100).verify
+    assert verify[1] - verify[0] > 2 * (verify[8] - verify[7])
+
+
+def test_one_outlier_moves_little_and_a_lasting_change_is_followed():
+    costs = trained()
+    before = costs.tariff(4, 400).verify[8]
+    learn(costs, 4, 8, verify=50 * seconds(4, 8))
+    assert costs.tariff(4, 400).verify[8] == pytest.approx(before, rel=0.15)
+    for _ in range(20):
+        learn(costs, 4, 8, verify=2 * seconds(4, 8))
+    assert costs.tariff(4, 400).verify[8] == pytest.approx(2 * before, rel=0.2)
+
+
+def test_a_shape_whose_first_step_is_an_outlier_is_not_written_off():
+    costs = trained()
+    learn(costs, 32, 128, verify=20 * seconds(32, 128))
+    assert costs.tariff(32, 3200).verify[128] < 2.5 * seconds(32, 128)
+
+
+def test_waits_are_learnt_by_the_deepest_draft_and_apart_from_steps_without():
+    costs = Costs(DEPTH)
+    for _ in range(10):
+        learn(costs, 4, 8, wait=1e-3, deepest=2)
+        learn(costs, 4, 24, wait=3e-3, deepest=6)
+        learn(costs, 4, 0, wait=1e-5)
+    wait = costs.tariff(4, 400).wait
+    assert wait[0] == pytest.approx(1e-5, rel=0.5)
+    assert wait[4] == pytest.approx(2e-3, rel=0.2)
+
+
+def test_waits_that_end_are_forgotten_sooner_than_times_of_the_model():
+    costs = trained()
+    for _ in range(20):
+        learn(costs, 4, 24, wait=20e-3, deepest=6)
+    for _ in range(120):
+        learn(costs, 4, 12, wait=0.1e-3, deepest=3)
+    assert costs.tariff(4, 400).wait[6] < 5e-3
+
+
+def test_how_long_ago_a_batch_was_run_plainly_is_known():
+    costs = trained()
+    assert costs.age(40) is None
+    learn(costs, 4, 0)
+    assert costs.age(4) == 0
+    for _ in range(7):
+        learn(costs, 4, 8)
+    assert costs.age(4) == 7
+
+
+def test_drafts_that_do_not_come_lower_the_supply_and_their_return_restores_it():
+    costs = Costs(4)
+    for _ in range(6):
+        costs.supply((4, 4), ())
+    assert costs.tariff(2, 10).supply[0] < 0.05
+    costs.supply((2, 2), (2, 2))
+    assert costs.tariff(2, 10).supply == pytest.approx([1.0] * 4)
+
+
+def test_a_position_that_is_not_served_becomes_worth_asking_for_again():
+    costs = Costs(4)
+    for _ in range(30):
+        costs.supply((4,), (2,))
+    assert costs.tariff(1, 10).supply == pytest.approx([1.0, 1.0, 0.0, 0.0], abs=0.05)
+    for _ in range(30):
+        costs.supply((2,), (2,))
+    assert costs.tariff(1, 10).supply[3] > 0.5
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -1.0, 0.0, 1e9])
+def test_times_that_make_no_sense_are_not_learnt(bad):
+    costs = trained()
+    before = costs.tariff(4, 400)
+    assert not learn(costs, 4, 8, verify=bad)
+    assert bad == 0.0 or not learn(costs, 4, 8, wait=bad)
+    assert not costs.learn(Timing(0, 0, 0, 1e-3, 0.0), asked=0, deepest=0)
+    assert not costs.learn(Timing(4, 3, 0, 1e-3, 0.0), asked=0, deepest=0)
+    assert (costs.tariff(4, 400).verify == before.verify).all()
+
+
+TIMES = st.one_of(st.floats(-1e-3, 1e5), st.floats())
+TIMINGS = st.lists(
+    st.tuples(st.integers(-1, 300), st.integers(-1, 5000), st.integers(-1, 1 << 50), TIMES, TIMES), max_size=60
+)
+
+
+@given(TIMINGS)
+@settings(max_examples=60, deadline=None)
+def test_any_measurements_leave_prices_that_are_finite_and_never_fall(timings):
+    costs = Costs(DEPTH, Experts(64, 4))
+    for rows, tokens, context, verify, wait in timings:
+        costs.learn(Timing(rows, tokens, context, verify, wait), asked=max(rows, 0), deepest=min(DEPTH, max(tokens, 0)))
+    for rows in (1, 7, 64):
+        tariff = costs.tariff(rows, 50 * rows)
+        for prices in (tariff.verify, tariff.wait):
+            assert np.isfinite(prices).all()
+            assert (np.diff(prices) >= 0).all()
+        assert (tariff.verify > 0).all()
+        assert tariff.wait[0] >= 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.floats(0, 10)), min_size=1, max_size=200))
+@settings(max_examples=30, deadline=None)
+def test_a_surface_keeps_few_cells_and_no_negative_coefficient(points):
+    surface = Surface((1e-4, 1e-3), age=50.0)
+    for key, value in points:
+        surface.learn((key, 0), (1.0, float(key)), value)
+    assert sum(len(surface.cells(key)) for key in range(401)) <= CELLS
+    assert (surface.coefficients >= 0).all()

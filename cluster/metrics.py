@@ -2,6 +2,10 @@
 
 Names follow OpenTelemetry's GenAI conventions where these have one. Labels are closed sets: pools from the
 configuration and outcomes from the error tree; never a tenant, a user, a prompt or a name that a client chose.
+
+Each gateway exports its own. What it counts of its requests is summed over gateways; what is named
+``switchyard_pool_*`` is a fact about a pool that all of them see alike, and of that the maximum is taken. What replicas
+report of speculation is declared beside its meaning, in ``experts/speculation/metrics.py``.
 """
 
 from collections.abc import Sequence

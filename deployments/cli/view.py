@@ -12,6 +12,7 @@ from deployments.cli.client import gateway_url
 from deployments.cli.runtime import Progress, Step
 from deployments.config import Config
 from deployments.ingress.status import PoolStatus, ReplicaStatus, Status
+from deployments.ingress.watch import DraftStatus
 from experts.config import PoolConfig
 
 _MARKS = {"running": Text("…", "yellow"), "done": Text("✓", "green"), "failed": Text("✗", "red")}
@@ -70,6 +71,41 @@ def welcome(config: Config, seconds: float) -> RenderableType:
         Text(f"  try    curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"),
         Text("         switchyard chat"),
     )
+
+
+def status_view(status: Status) -> RenderableType:
+    """Who is there and how busy, and then what the drafts of those pools do that have any."""
+    parts: list[RenderableType] = [status_table(status)]
+    if any(pool.drafts is not None for pool in status.pools):
+        parts += ["", drafts_table(status)]
+    return Group(*parts)
+
+
+def drafts_table(status: Status) -> Table:
+    """Pools that speculate: how, in which mode and why, and what the last minute brought."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    for name in ("drafts", "layout", "mode", "reason"):
+        table.add_column(name, no_wrap=True)
+    for name in ("depth", "accepted", "ahead", "wait p95", "vs plain"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for pool in status.pools:
+        if pool.drafts is not None:
+            table.add_row(pool.pool, *_drafts_row(pool.drafts))
+    return table
+
+
+def _drafts_row(drafts: DraftStatus) -> list[str]:
+    modes = " ".join(mode if count == 1 else f"{count} {mode}" for mode, count in drafts.modes.items() if mode)
+    return [
+        drafts.layout,
+        modes or "-",
+        drafts.reason or "-",
+        f"{drafts.depth:.1f}",
+        _share(drafts.acceptance),
+        _share(drafts.hit_rate),
+        "-" if drafts.wait_p95 is None else f"{1000 * drafts.wait_p95:.1f} ms",
+        "-" if drafts.speedup is None else f"{drafts.speedup:.2f}x",
+    ]
 
 
 def status_table(status: Status) -> Table:

@@ -1,7 +1,10 @@
 """The directory as operators read it: pools, replicas, queues, acceptance."""
 
+from collections.abc import Callable
+
 import msgspec
 
+from deployments.ingress.watch import DraftStatus
 from router.api import Directory, PoolKind, PoolView, ReplicaView
 
 
@@ -24,13 +27,15 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
 
 
 class PoolStatus(msgspec.Struct, frozen=True):
-    """One pool. ``acceptance`` is the share of drafts accepted, None where nothing was drafted."""
+    """One pool. ``acceptance`` is the share of drafts accepted in the lives of its replicas, None where nothing was
+    drafted; ``drafts`` tells of the last minute, None where none are configured."""
 
     pool: str
     kind: PoolKind
     queued: int
     acceptance: float | None
     replicas: tuple[ReplicaStatus, ...]
+    drafts: DraftStatus | None = None
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -40,11 +45,12 @@ class Status(msgspec.Struct, frozen=True):
     pools: tuple[PoolStatus, ...]
 
 
-def status_of(directory: Directory) -> Status:
-    return Status(directory.epoch, tuple(_pool(each) for each in directory.pools))
+def status_of(directory: Directory, drafts: Callable[[str], DraftStatus | None]) -> Status:
+    """``drafts`` tells how a pool's drafts do."""
+    return Status(directory.epoch, tuple(_pool(each, drafts(each.pool)) for each in directory.pools))
 
 
-def _pool(view: PoolView) -> PoolStatus:
+def _pool(view: PoolView, drafts: DraftStatus | None) -> PoolStatus:
     drafted = sum(each.state.drafted for each in view.replicas)
     accepted = sum(each.state.accepted for each in view.replicas)
     return PoolStatus(
@@ -53,6 +59,7 @@ def _pool(view: PoolView) -> PoolStatus:
         queued=view.queued,
         acceptance=accepted / drafted if drafted else None,
         replicas=tuple(_replica(each) for each in view.replicas),
+        drafts=drafts,
     )
 
 

@@ -5,9 +5,10 @@ from typing import Protocol
 
 import msgspec
 
+from cluster.flags import Flag, Flags
 from cluster.metrics import PoolLoad
-from experts.config import PoolConfig
-from router.api import Directory, PoolView
+from experts.config import PoolConfig, Speculation
+from router.api import Counted, Directory, PoolView
 from router.rules import AUTO
 
 
@@ -21,6 +22,19 @@ class ModelCard(msgspec.Struct, frozen=True):
     required: bool = False
 
 
+class Rollout(Protocol):
+    """The flags in force and what their experiments have counted."""
+
+    @property
+    def flags(self) -> Flags: ...
+
+    async def change(self, flag: Flag, expected: int | None) -> Flag:
+        """Put a flag in force if it still has version ``expected``. Raises NotFound, Conflict, BadRequest or
+        RouterUnavailable."""
+
+    def counted(self) -> Counted: ...
+
+
 class ClusterView(Protocol):
     """The door through which the front door sees the cluster."""
 
@@ -28,6 +42,12 @@ class ClusterView(Protocol):
 
     def directory(self) -> Directory | None:
         """The router's latest word; None until it has spoken."""
+
+    @property
+    def rollout(self) -> Rollout: ...
+
+    def speculation(self) -> Mapping[str, Speculation]:
+        """How each pool that is configured to speculate does it."""
 
 
 class ConfiguredView:
@@ -38,6 +58,7 @@ class ConfiguredView:
         pools: Mapping[str, PoolConfig],
         max_context: Callable[[str], int],
         directory: Callable[[], Directory | None],
+        rollout: Rollout,
     ) -> None:
         experts = {name: pool for name, pool in pools.items() if pool.kind == "expert"}
         self._models = [ModelCard(AUTO, "The pool that the router's rules choose")]
@@ -46,13 +67,24 @@ class ConfiguredView:
             self._models.append(ModelCard(name, pool.description, context, required=pool.required))
             for adapter in getattr(pool.engine, "adapters", ()):
                 self._models.append(ModelCard(f"{name}/{adapter}", f"{adapter} on {name}", context))
+        self._speculation = {
+            name: pool.speculation for name, pool in experts.items() if pool.speculation.layout != "off"
+        }
         self._directory = directory
+        self._rollout = rollout
 
     def models(self) -> tuple[ModelCard, ...]:
         return tuple(self._models)
 
     def directory(self) -> Directory | None:
         return self._directory()
+
+    @property
+    def rollout(self) -> Rollout:
+        return self._rollout
+
+    def speculation(self) -> Mapping[str, Speculation]:
+        return self._speculation
 
 
 def load_of(pool: PoolView) -> PoolLoad:

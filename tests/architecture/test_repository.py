@@ -16,7 +16,7 @@ REGISTRY = re.compile(
     "|".join((r"pypi\.or" + "g", r"pythonhosted\.or" + "g", r"registry\.npm", r"index-ur" + "l [^-]"))
 )
 MOCKS = {"unittest", "mock", "pytest_mock"}
-METRICS = {"Counter", "Gauge", "Histogram", "Summary", "Info"}
+METRICS = {"Counter", "Gauge", "Histogram", "Summary", "Info", "HistogramMetricFamily"}
 CHECKS = re.compile(r"_?(assert|check|expect|verify|validate|raises|fail|warns|until|given|run_state_machine)\w*")
 
 

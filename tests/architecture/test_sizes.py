@@ -12,6 +12,7 @@ PARAMETERS = 5
 NAME_WORDS = 4
 
 MANY_PARAMETERS = {
+    "deployments/cli/rollout.py:change": "a command: each parameter is an option of the command line",
     "experts/zoo/__main__.py:train": "a command: each parameter is an option of the command line",
 }
 

@@ -8,13 +8,13 @@ from experts.api import EngineLimits, EngineState
 from experts.config import PoolConfig, VllmEngine
 from router.api import PoolView, Registration, ReplicaView
 from router.jobs import Conversation, Message
-from tests.ingress.rig import directory
+from tests.ingress.rig import LocalRollout, directory
 
 
 async def test_the_local_profile_offers_its_expert_pools_and_no_drafts() -> None:
     pools = load("local").pools
     prompts = PoolPrompts(pools)
-    cards = ConfiguredView(pools, prompts.max_context, lambda: None).models()
+    cards = ConfiguredView(pools, prompts.max_context, lambda: None, LocalRollout()).models()
     assert [(card.name, card.max_context, card.required) for card in cards] == [
         ("auto", None, False),
         ("general", 2048, True),
@@ -27,7 +27,7 @@ async def test_the_local_profile_offers_its_expert_pools_and_no_drafts() -> None
 def test_adapters_are_models_of_their_own() -> None:
     pool = PoolConfig(model="here", engine=VllmEngine(adapters={"law": "somewhere"}), required=False)
     seen = directory()
-    view = ConfiguredView({"p": pool}, lambda _: 64, lambda: seen)
+    view = ConfiguredView({"p": pool}, lambda _: 64, lambda: seen, LocalRollout())
     assert [(card.name, card.required) for card in view.models()] == [("auto", False), ("p", False), ("p/law", False)]
     assert view.directory() is seen
 

@@ -8,6 +8,7 @@
     │   └── UnknownModel               unknown_model        404  NOT_FOUND
     ├── NotFound                       not_found            404  NOT_FOUND
     ├── MethodNotAllowed               method_not_allowed   405  UNIMPLEMENTED
+    ├── Conflict                       conflict             409  ABORTED
     ├── Overloaded                     overloaded           429  RESOURCE_EXHAUSTED
     │   └── QueueFull                  queue_full           429  RESOURCE_EXHAUSTED
     ├── DeadlineExceeded               deadline             504  DEADLINE_EXCEEDED
@@ -104,6 +105,14 @@ class MethodNotAllowed(SwitchyardError):
     reason = "method_not_allowed"
     http_status = 405
     grpc_code = "UNIMPLEMENTED"
+
+
+class Conflict(SwitchyardError):
+    """What was to be changed is no longer what the client had seen: look again, then decide again."""
+
+    reason = "conflict"
+    http_status = 409
+    grpc_code = "ABORTED"
 
 
 class Overloaded(SwitchyardError):

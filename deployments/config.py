@@ -9,10 +9,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from cluster.config import Section
 from cluster.errors import ConfigError
+from cluster.flags import FlagsConfig
 from experts.config import PoolConfig
 from router.config import RouterConfig
+from router.rules import DEFAULT
 
 PROFILES = Path(__file__).parent / "profiles"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class HttpLimits(Section):
@@ -50,9 +53,14 @@ class GatewayConfig(Section):
 
     @model_validator(mode="after")
     def _open_only_on_loopback(self) -> "GatewayConfig":
-        if self.host not in ("127.0.0.1", "::1", "localhost"):
+        if not self.loopback:
             raise ValueError(f"host {self.host!r}: requests are not authenticated, so listeners stay on loopback")
         return self
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine reaches the listeners."""
+        return self.host in LOOPBACK
 
 
 class RayConfig(Section):
@@ -75,6 +83,7 @@ class Config(Section):
     gateway: GatewayConfig = GatewayConfig()
     router: RouterConfig = RouterConfig()
     ray: RayConfig = RayConfig()
+    flags: FlagsConfig = FlagsConfig()
     pools: dict[str, PoolConfig]
 
     @model_validator(mode="after")
@@ -94,6 +103,34 @@ class Config(Section):
                     f"pool {name!r} drafts with {pool.speculation.pool!r}; the draft pools are {sorted(drafts)}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _draft_pools_are_shared(self) -> "Config":
+        served: dict[str, list[str]] = {}
+        for name, pool in self.pools.items():
+            if pool.speculation.pool is not None:
+                served.setdefault(pool.speculation.pool, []).append(name)
+        for draft, names in served.items():
+            alone = [name for name in names if self.pools[name].speculation.layout == "split"]
+            if len(names) > 1 and alone:
+                raise ValueError(
+                    f"draft pool {draft!r} serves {names}, so each of them needs layout 'shared'; {alone} have 'split'"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _flags_name_routes(self) -> "Config":
+        strange = sorted(self.flags.speculation.routes.keys() - self.routes)
+        if strange:
+            raise ValueError(f"flags.speculation.routes: {strange[0]!r} is no route; there are {sorted(self.routes)}")
+        return self
+
+    @property
+    def routes(self) -> frozenset[str]:
+        """The names of routes: the rules, the default, and the expert pools."""
+        rules = {rule.name for rule in self.router.rules}
+        experts = {name for name, pool in self.pools.items() if pool.kind == "expert"}
+        return frozenset(rules | experts | {DEFAULT})
 
 
 def profiles() -> list[str]:

@@ -1,7 +1,7 @@
 """The router protocol: what gateways and replicas say to the router actor, and what it answers (ZMQ, msgpack).
 
 Replicas register and report; gateways ask for leases and give them back. The router answers a question with exactly
-one ``Lease`` or ``Refused``, and tells everyone who is alive in a ``Directory``.
+one ``Lease``, ``Changed`` or ``Refused``, and tells everyone who is alive, and the flags in force, in a ``Directory``.
 """
 
 from typing import Literal
@@ -9,9 +9,11 @@ from typing import Literal
 import msgspec
 
 from cluster.errors import Failure
+from cluster.flags import Flag
+from cluster.tallies import Tally
 from experts.api import EngineLimits, EngineState
 
-VERSION = 1
+VERSION = 2
 
 LatencyClass = Literal["fast", "standard", "escalation"]
 PoolKind = Literal["expert", "draft"]
@@ -108,8 +110,28 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     failure: Failure
 
 
+class Change(msgspec.Struct, frozen=True, tag=True):
+    """Put this flag in the place of the one of its name, if that still has version ``expected`` (None: whatever it
+    has). The router gives it its epoch and version."""
+
+    id: str
+    flag: Flag
+    expected: int | None
+
+
+class Changed(msgspec.Struct, frozen=True, tag=True):
+    """The flag is in force as it stands here, and everyone has been told."""
+
+    id: str
+    flag: Flag
+
+
 class Hello(msgspec.Struct, frozen=True, tag=True):
-    """A gateway lives; it is answered with a ``Directory``, now and whenever it says so again."""
+    """A gateway lives; it is answered with a ``Directory``, now and whenever it says so again. It brings the flags it
+    knows, for a router that has just come back, and what it has counted for the experiments so far."""
+
+    flags: tuple[Flag, ...]
+    tallies: tuple[Tally, ...]
 
 
 class ReplicaView(msgspec.Struct, frozen=True):
@@ -130,12 +152,22 @@ class PoolView(msgspec.Struct, frozen=True):
     replicas: tuple[ReplicaView, ...]
 
 
-class Directory(msgspec.Struct, frozen=True, tag=True):
-    """Everything alive, as of now. Draft replicas reach verifiers, and the whole reaches gateways, this way."""
+class Counted(msgspec.Struct, frozen=True):
+    """What so many living gateways have counted for the experiments, added up."""
+
+    gateways: int = 0
+    tallies: tuple[Tally, ...] = ()
+
+
+class Directory(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Everything alive, as of now, and the flags in force. Draft replicas reach verifiers, and the whole reaches
+    gateways, this way; ``counted`` is for gateways only."""
 
     epoch: int
     pools: tuple[PoolView, ...]
+    flags: tuple[Flag, ...] = ()
+    counted: Counted = Counted()
 
 
-ToRouter = Registration | Report | Withdraw | Ask | Cancel | Release | Hello
-FromRouter = Lease | Refused | Directory
+ToRouter = Registration | Report | Withdraw | Ask | Cancel | Release | Change | Hello
+FromRouter = Lease | Refused | Changed | Directory

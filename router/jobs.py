@@ -46,7 +46,9 @@ Prompt = Conversation | str | tuple[int, ...]
 
 class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     """One sequence to generate for one client. ``max_tokens`` None means up to the model's context; ``model`` is a
-    pool, ``pool/adapter`` or ``auto``; ``timeout`` in seconds, None for the configured default."""
+    pool, ``pool/adapter`` or ``auto``; ``timeout`` in seconds, None for the configured default.
+    ``tenant`` is who asks, as far as they say; ``key`` is what a client's request keeps when it is tried again, empty
+    for the job's id."""
 
     id: str
     model: str
@@ -57,3 +59,5 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     latency: LatencyClass = "standard"
     timeout: float | None = None
     speculate: bool = True
+    tenant: str = ""
+    key: str = ""

@@ -11,11 +11,12 @@ from typing import Protocol
 import msgspec
 
 from cluster.errors import BadRequest, ReplicaLost, TooLong
+from cluster.flags import SPECULATION, Decision, Flags, decide
 from experts.api import Chunk, GenerateRequest
 from router.api import LATENCY_RANK, Ask, Features, Lease
 from router.config import RouterConfig
 from router.jobs import Job, Prompt
-from router.rules import Choice, choose, describe
+from router.rules import Choice, choose, describe, domain
 
 
 class Prompts(Protocol):
@@ -29,7 +30,10 @@ class Prompts(Protocol):
 
 
 class Desk(Protocol):
-    """Where leases are given out and handed back."""
+    """Where leases are given out and handed back, and where the flags in force are known."""
+
+    @property
+    def flags(self) -> Flags: ...
 
     async def ask(self, ask: Ask) -> Lease:
         """Wait for room. Raises QueueFull, DeadlineExceeded, NoReplica, UnknownModel or RouterUnavailable."""
@@ -47,9 +51,10 @@ class Pools(Protocol):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A request under way: where it runs, how long its prompt is, and what comes out."""
+    """A request under way: where it runs, whether it speculates, how long its prompt is, and what comes out."""
 
     lease: Lease
+    decision: Decision
     prompt_tokens: int
     chunks: AsyncIterator[Chunk]
 
@@ -71,11 +76,13 @@ class Router:
         """From a client's wish to its stream of chunks; leaving the context ends it on the replica too."""
         features = describe(job)
         choice = choose(job.model, features, self._config, self._models)
-        request = await self._render(job, choice)
+        decision = self._decide(job, choice)
+        plain = await self._render(job, choice)
+        request = _drafted(plain, features, speculate=job.speculate and decision.on)
         lease = await self._desk.ask(self._ask(job, choice, features, request))
         chunks = self._generate(lease, _later(request, lease.waited))
         try:
-            yield Answer(lease, len(request.prompt), chunks)
+            yield Answer(lease, decision, len(request.prompt), chunks)
         finally:
             await chunks.aclose()
             self._desk.release(lease, lost=False)
@@ -89,6 +96,11 @@ class Router:
             except ReplicaLost:
                 self._desk.release(lease, lost=True)
                 raise
+
+    def _decide(self, job: Job, choice: Choice) -> Decision:
+        """Whether the cluster speculates for this request; a client that does not want it is asked elsewhere."""
+        flag = self._desk.flags.get(SPECULATION)
+        return decide(flag, job.key or job.id, tenant=job.tenant, routes=choice.routes)
 
     async def _render(self, job: Job, choice: Choice) -> GenerateRequest:
         prompt = await self._prompts.tokens(choice.pool, job.prompt)
@@ -111,7 +123,6 @@ class Router:
             grammar=job.grammar,
             adapter=choice.adapter,
             priority=LATENCY_RANK[job.latency],
-            speculate=job.speculate,
         )
 
     def _ask(self, job: Job, choice: Choice, features: Features, request: GenerateRequest) -> Ask:
@@ -119,7 +130,12 @@ class Router:
             features, prompt_tokens=len(request.prompt), max_tokens=request.sampling.max_tokens
         )
         timeout = min(request.timeout, self._config.queue_timeout)
-        return Ask(job.id, choice.pool, choice.rule, sized, timeout, latency=job.latency)
+        return Ask(job.id, choice.pool, choice.rule, sized, timeout, latency=job.latency, tenant=job.tenant)
+
+
+def _drafted(request: GenerateRequest, features: Features, *, speculate: bool) -> GenerateRequest:
+    """The same request, with what drafting has to know of it."""
+    return msgspec.structs.replace(request, speculate=speculate, domain=domain(features))
 
 
 def _later(request: GenerateRequest, waited: float) -> GenerateRequest:

@@ -10,6 +10,8 @@ from router.config import RouterConfig
 from router.jobs import Conversation, Job
 
 AUTO = "auto"
+DEFAULT = "default"
+"""The route of a request that no rule wanted."""
 
 _CODE_SHAPES = (
     r"```",
@@ -31,6 +33,12 @@ class Choice(msgspec.Struct, frozen=True):
     rule: str
     adapter: str | None = None
 
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """The names the route goes by, the more particular first: the rule's, if one chose, and the pool's."""
+        rule = self.rule.removeprefix(f"{AUTO}:")
+        return (self.pool,) if rule == self.rule else (rule, self.pool)
+
 
 def describe(job: Job) -> Features:
     """The features rules are written in. Looks at the last user message only: earlier turns are history."""
@@ -50,12 +58,20 @@ def choose(model: str, features: Features, config: RouterConfig, pools: frozense
     if model == AUTO:
         for rule in config.rules:
             if all(getattr(features, name) for name in rule.when):
-                return Choice(rule.pool, f"auto:{rule.name}")
-        return Choice(config.default_pool, "auto:default")
+                return Choice(rule.pool, f"{AUTO}:{rule.name}")
+        return Choice(config.default_pool, f"{AUTO}:{DEFAULT}")
     pool, _, adapter = model.partition("/")
     if pool not in pools:
         raise UnknownModel(f"no model {model!r}; there are {', '.join([AUTO, *sorted(pools)])}", param="model")
     return Choice(pool, "named", adapter or None)
+
+
+def domain(features: Features) -> str:
+    """The kind of traffic, as far as it says what drafts are worth."""
+    for name in ("tools", "code", "structured"):
+        if getattr(features, name):
+            return name
+    return "text"
 
 
 def _question(job: Job) -> str:

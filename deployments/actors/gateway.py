@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from cluster.flags import configured
+from cluster.tallies import Tally
 from cluster.transport import epoch
 from deployments.actors.process import prepare, replica_name, router_resolver
 from deployments.config import Config, parse_json
@@ -11,6 +13,7 @@ from deployments.dataplane.pools import ReplicaPools
 from deployments.ingress.prompts import PoolPrompts
 from deployments.ingress.server import FrontDoor, Ports
 from deployments.ingress.view import ConfiguredView
+from router.api import Directory
 from router.router import Router
 
 
@@ -46,12 +49,12 @@ class Gateway:
     """Everything a gateway is, without Ray."""
 
     def __init__(self, config: Config, resolve: Resolve, name: str) -> None:
-        self._desk = RouterDesk(resolve, gateway=name, epoch=epoch(), on_directory=self._prune)
+        self._desk = RouterDesk(resolve, self, flags=configured(config.flags), gateway=name, epoch=epoch())
         self._replicas = ReplicaPools(stall=config.gateway.stall_timeout)
         prompts = PoolPrompts(config.pools)
         experts = frozenset(pool for pool, section in config.pools.items() if section.kind == "expert")
         router = Router(config.router, prompts, self._desk, self._replicas, experts)
-        view = ConfiguredView(config.pools, prompts.max_context, lambda: self._desk.directory)
+        view = ConfiguredView(config.pools, prompts.max_context, lambda: self._desk.directory, self._desk)
         self._door = FrontDoor(config.gateway, router, view, request_timeout=config.router.request_timeout)
 
     async def start(self) -> Ports:
@@ -70,6 +73,11 @@ class Gateway:
         await self._replicas.stop()
         await self._desk.stop()
 
-    def _prune(self) -> None:
-        if self._desk.directory is not None:
-            self._replicas.prune(self._desk.directory)
+    def heard(self, directory: Directory) -> None:
+        """The desk's word of who is alive."""
+        self._replicas.prune(directory)
+        self._door.hear(directory)
+
+    def tallies(self) -> tuple[Tally, ...]:
+        """What this gateway has counted for the experiments."""
+        return self._door.tallies()

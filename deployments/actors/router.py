@@ -1,8 +1,13 @@
-"""The router actor: a ``Dispatcher`` on the data plane. All it adds is the clock, the socket and who is connected."""
+"""The router actor: a ``Dispatcher`` and a ``Rollout`` on the data plane. All it adds is the clock, the socket and who
+is connected."""
 
 import asyncio
 import time
 
+import msgspec
+
+from cluster.errors import SwitchyardError
+from cluster.flags import configured
 from cluster.transport import Service, Wire, epoch
 from deployments.actors.process import listen_host, prepare
 from deployments.config import Config, parse_json
@@ -12,10 +17,14 @@ from router.api import (
     VERSION,
     Ask,
     Cancel,
+    Change,
+    Changed,
+    Directory,
     FromRouter,
     Hello,
     Lease,
     PoolKind,
+    Refused,
     Registration,
     Release,
     Report,
@@ -23,6 +32,7 @@ from router.api import (
     Withdraw,
 )
 from router.dispatch import Dispatcher, Outcome
+from router.rollout import Rollout
 
 TICK = 0.05
 GATEWAY_TIMEOUT = 5.0
@@ -59,7 +69,9 @@ class RouterService:
 
     def __init__(self, config: Config) -> None:
         kinds: dict[str, PoolKind] = {name: _kind(pool) for name, pool in config.pools.items()}
-        self._dispatcher = Dispatcher(config.router, kinds, epoch=epoch())
+        life = epoch()
+        self._dispatcher = Dispatcher(config.router, kinds, epoch=life)
+        self._rollout = Rollout(configured(config.flags), config.routes, epoch=life)
         wire: Wire[FromRouter, ToRouter] = Wire(VERSION, ToRouter)
         self._service: Service[FromRouter, ToRouter] = Service(wire, self._hear)
         self._gateways: dict[bytes, float] = {}
@@ -93,8 +105,9 @@ class RouterService:
             case Report():
                 self._send(self._dispatcher.report(message, now))
             case Hello():
-                self._gateways[peer] = now
-                self._service.send(peer, self._dispatcher.directory(now))
+                self._greet(peer, message, now)
+            case Change():
+                self._change(peer, message, now)
             case Registration():
                 self._members[peer] = (message.replica, message.epoch)
                 self._send(self._dispatcher.register(message, now))
@@ -102,6 +115,36 @@ class RouterService:
             case Withdraw():
                 self._dispatcher.withdraw(message.replica, message.epoch)
                 self._announce(now)
+
+    def _greet(self, peer: bytes, hello: Hello, now: float) -> None:
+        """Flags that are news here are so to others, too: an earlier life of the router may have told few."""
+        self._gateways[peer] = now
+        self._rollout.hear(peer.hex(), hello.tallies)
+        if self._rollout.adopt(hello.flags):
+            self._tell_gateways(now)
+        else:
+            self._service.send(peer, self._directory(now))
+
+    def _change(self, peer: bytes, change: Change, now: float) -> None:
+        """Everyone hears of it before the one who asked: a client that has its answer finds it in force."""
+        try:
+            flag = self._rollout.change(change)
+        except SwitchyardError as error:
+            self._service.send(peer, Refused(change.id, error.failure()))
+            return
+        self._tell_gateways(now)
+        self._service.send(peer, Changed(change.id, flag))
+
+    def _directory(self, now: float) -> Directory:
+        """As gateways get it."""
+        alive = self._dispatcher.directory(now)
+        flags, counted = self._rollout.flags.all, self._rollout.counted(now)
+        return msgspec.structs.replace(alive, flags=flags, counted=counted)
+
+    def _tell_gateways(self, now: float) -> None:
+        directory = self._directory(now)
+        for peer in self._gateways:
+            self._service.send(peer, directory)
 
     def _announce(self, now: float) -> None:
         """If other replicas live than those everyone was told of, tell everyone; who cannot be reached has left."""
@@ -111,8 +154,7 @@ class RouterService:
             directory = self._dispatcher.directory(now)
             for peer in [each for each in self._members if not self._service.send(each, directory)]:
                 self._dispatcher.lost(*self._members.pop(peer))
-            for peer in self._gateways:
-                self._service.send(peer, directory)
+            self._tell_gateways(now)
             alive = self._dispatcher.alive(now)
 
     def _send(self, outcomes: list[Outcome]) -> None:
@@ -129,6 +171,7 @@ class RouterService:
             self._send(self._dispatcher.tick(now))
             for peer in [each for each, seen in self._gateways.items() if now - seen > GATEWAY_TIMEOUT]:
                 del self._gateways[peer]
+                self._rollout.forget(peer.hex())
                 self._send(self._dispatcher.gone(peer.hex(), now))
             self._announce(now)
 

@@ -2,18 +2,23 @@
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 import msgspec
 
+from cluster.comparison import Comparison
 from cluster.errors import Failure, ProtocolError, SwitchyardError, Unavailable, error_from
+from cluster.flags import Flag, FlagList
 from deployments.config import GatewayConfig
 from deployments.ingress.openai_wire import ErrorBody, Progress, Report
 from deployments.ingress.status import Status
 
 _DONE = "[DONE]"
 _DATA = "data:"
+
+Record = TypeVar("Record")
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -64,12 +69,41 @@ class Client:
 
     def status(self) -> Status:
         """Pools, replicas and queues. Raises RouterUnavailable while the gateway has no directory."""
+        return self._look("/status", Status)
+
+    def flags(self) -> FlagList:
+        """Every flag in force."""
+        return self._look("/admin/flags", FlagList)
+
+    def flag(self, name: str) -> Flag:
+        """Raises NotFound."""
+        return self._look(_path("/admin/flags", name), Flag)
+
+    def set_flag(self, flag: Flag) -> Flag:
+        """Put it in the place of the version that it has; as it is in force then. Raises Conflict if that is gone."""
+        body = {
+            "version": flag.version,
+            "enabled": flag.enabled,
+            "percent": flag.percent,
+            "tenants": flag.tenants,
+            "routes": flag.routes,
+        }
+        return self._asked("PUT", _path("/admin/flags", flag.name), Flag, body)
+
+    def experiment(self, flag: str) -> Comparison:
+        """How its cohorts compare. Raises NotFound."""
+        return self._look(_path("/experiments", flag), Comparison)
+
+    def _look(self, path: str, kind: type[Record]) -> Record:
+        return self._asked("GET", path, kind)
+
+    def _asked(self, method: str, path: str, kind: type[Record], body: object = None) -> Record:
         try:
-            answer = self._http.get("/status")
+            answer = self._http.request(method, path, json=body)
         except httpx.HTTPError as error:
             raise Unavailable(f"no gateway answers at {self.url}: {error}") from error
         _raise_for(answer)
-        return msgspec.json.decode(answer.content, type=Status)
+        return msgspec.json.decode(answer.content, type=kind)
 
     def chat(self, model: str, history: list[Turn]) -> Iterator[Piece]:
         """Continue a conversation; pieces as they arrive, the report last."""
@@ -87,6 +121,10 @@ class Client:
                 yield from _pieces(answer.iter_lines())
         except httpx.HTTPError as error:
             raise Unavailable(f"the connection to {self.url} failed: {error}") from error
+
+
+def _path(above: str, name: str) -> str:
+    return f"{above}/{quote(name, safe='')}"
 
 
 def _pieces(lines: Iterator[str]) -> Iterator[Piece]:

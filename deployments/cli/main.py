@@ -9,14 +9,14 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from cluster.errors import ConfigError, SwitchyardError
-from deployments.cli import launcher, view
+from deployments.cli import launcher, rollout, view
 from deployments.cli.chat import Conversation
-from deployments.cli.client import Client, gateway_url
+from deployments.cli.client import Client
 from deployments.cli.runtime import Launch, Runtime, list_clusters
+from deployments.cli.terms import AsJson, Name, Url, err, explained, out, url_of
 from deployments.config import Config, load, profiles
 
 app = typer.Typer(
@@ -25,14 +25,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(rollout.app, name="flags")
+app.command()(rollout.experiment)
 DEFAULT_PROFILE = "local"
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
-
 Profile = Annotated[str | None, typer.Option(help=f"A profile that ships with Switchyard: {', '.join(profiles())}.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A configuration file (YAML), instead of a profile.")]
-Name = Annotated[str | None, typer.Option(help="Which cluster, if several run on this machine.")]
-Url = Annotated[str | None, typer.Option(help="A gateway elsewhere, such as http://127.0.0.1:8000.")]
 
 
 @app.command()
@@ -45,7 +42,7 @@ def up(
     builder: Annotated[str, typer.Option("--app", hidden=True)] = "deployments.app:build",
 ) -> None:
     """Start a cluster on this machine and stay with it; Ctrl-C stops it."""
-    with _explained(), _signals_interrupt():
+    with explained(), _signals_interrupt():
         runtime, mine = launcher.up(_chosen(profile, config), Launch(app=builder, timeout=timeout))
         if not mine:
             out.print(f"{runtime.name} is running already")
@@ -65,7 +62,7 @@ def up(
 @app.command()
 def down(name: Name = None) -> None:
     """Stop a cluster of this machine and remove everything it left, whatever state it is in."""
-    with _explained():
+    with explained():
         if name is None and not list_clusters():
             out.print("nothing is running")
         else:
@@ -77,15 +74,15 @@ def status(
     name: Name = None,
     url: Url = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="As the gateway answers it.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show pools, replicas, queues and acceptance."""
-    with _explained(), Client(_url(name, url)) as client:
+    """Show pools, replicas, queues, acceptance, and how drafts do."""
+    with explained(), Client(url_of(name, url)) as client:
         found = client.status()
         if as_json:
             typer.echo(msgspec.json.encode(found).decode())
         else:
-            out.print(view.status_table(found))
+            out.print(view.status_view(found))
 
 
 @app.command()
@@ -96,7 +93,7 @@ def chat(
     prompt: Annotated[str | None, typer.Option(help="Ask this one thing instead of opening a conversation.")] = None,
 ) -> None:
     """Talk to a model; accepted drafts show in colour."""
-    with _explained(), Client(_url(name, url)) as client:
+    with explained(), Client(url_of(name, url)) as client:
         conversation = Conversation(client, out, model)
         if prompt is None:
             conversation.repl()
@@ -107,7 +104,7 @@ def chat(
 @app.command()
 def check(file: Annotated[str, typer.Argument(help="A configuration file, or a profile's name.")]) -> None:
     """Validate a configuration; print it in short, or everything that is wrong with it."""
-    with _explained():
+    with explained():
         out.print(view.config_table(load(file)))
 
 
@@ -115,16 +112,6 @@ def check(file: Annotated[str, typer.Argument(help="A configuration file, or a p
 def schema() -> None:
     """Print the JSON schema of the configuration."""
     typer.echo(json.dumps(Config.model_json_schema(), indent=2))
-
-
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """An expected failure is one red message with its reason, and exit status 1."""
-    try:
-        yield
-    except SwitchyardError as error:
-        err.print(Text(f"{error.reason}: {error.message}", "red"), soft_wrap=True)
-        raise typer.Exit(1) from error
 
 
 @contextlib.contextmanager
@@ -145,10 +132,6 @@ def _chosen(profile: str | None, file: Path | None) -> Config:
     if profile is not None and profile not in profiles():
         raise ConfigError(f"no profile {profile!r}; there are {', '.join(profiles())}")
     return load(profile or str(file or DEFAULT_PROFILE))
-
-
-def _url(name: str | None, url: str | None) -> str:
-    return url or gateway_url(launcher.the_cluster(name).config().gateway)
 
 
 def _follow(runtime: Runtime) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
-from cluster.errors import Cancelled, DeadlineExceeded, SwitchyardError, TooLarge, Unavailable
+from cluster.errors import BadRequest, Cancelled, DeadlineExceeded, SwitchyardError, TooLarge, Unavailable
+from cluster.flags import NAME
 from deployments.ingress.bounds import Bounds
 from deployments.ingress.openai_stream import error_body, error_event
 from router.api import Lease
@@ -24,15 +25,36 @@ ABORT = "switchyard.abort"
 _CUT_SECONDS = 1.0
 _GOODBYE = 1.0
 """What cancelled answers get to tell their clients (seconds)."""
+TENANT = b"x-switchyard-tenant"
+"""Who asks. It is taken at its word: it chooses a cohort, and opens nothing."""
+
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_TENANT = re.compile(NAME.encode())
 _JSON = b"application/json"
 _EVENTS = b"text/event-stream; charset=utf-8"
 
 
 def request_id(scope: Scope) -> str:
     """The client's own id if it is harmless in a header and a log, else a new one."""
-    given: bytes = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    return given.decode() if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+    return sane_id(header(scope, b"x-request-id")) or uuid.uuid4().hex
+
+
+def sane_id(given: bytes) -> str:
+    """A client's id for its request, or nothing if it cannot be shown in a header and a log."""
+    return given.decode() if _SANE_ID.fullmatch(given) else ""
+
+
+def checked_tenant(given: bytes) -> str:
+    """Who asks, empty if the client does not say. Raises BadRequest for what is no name."""
+    if given and not _TENANT.fullmatch(given):
+        name = TENANT.decode()
+        raise BadRequest(f"{name}: 1 to 64 letters, digits and any of . _ : -", param=name)
+    return given.decode()
+
+
+def header(scope: Scope, wanted: bytes) -> bytes:
+    """The first header of that name, in small letters; empty if there is none."""
+    return next((value for name, value in scope["headers"] if name == wanted), b"")
 
 
 class Exchange:

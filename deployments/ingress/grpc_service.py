@@ -16,7 +16,7 @@ from cluster.errors import ConfigError, SwitchyardError
 from deployments.config import HttpLimits
 from deployments.ingress import serving_pb2 as pb
 from deployments.ingress import serving_pb2_grpc as stubs
-from deployments.ingress.exchange import error_headers, place_headers
+from deployments.ingress.exchange import TENANT, checked_tenant, error_headers, place_headers, sane_id
 from deployments.ingress.grpc_translate import (
     delta_message,
     models_message,
@@ -73,7 +73,10 @@ class Serving(stubs.ServingServicer):  # type: ignore[misc]  # generated without
 
     def _planned(self, request: Message, translate: Translate[Message], name: str, context: Context) -> Plan:
         try:
-            plan = translate(request, self._stage.limits, name)
+            told = _told(context)
+            tenant = checked_tenant(told.get(TENANT.decode(), b""))
+            key = sane_id(told.get("x-request-id", b"")) or name
+            plan = translate(request, self._stage.limits, name).asked(key, tenant)
         except SwitchyardError as error:
             self._stage.metrics.refused(error.reason)
             raise
@@ -168,6 +171,14 @@ def _within(plan: Plan, remaining: float | None) -> Plan:
         msgspec.structs.replace(job, timeout=max(0.001, min(job.timeout or remaining, remaining))) for job in plan.jobs
     ]
     return msgspec.structs.replace(plan, jobs=tuple(jobs))
+
+
+def _told(context: Context) -> dict[str, bytes]:
+    """What the client says beside its request."""
+    return {
+        name: value if isinstance(value, bytes) else value.encode()
+        for name, value in context.invocation_metadata() or ()
+    }
 
 
 def _metadata(headers: list[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:

@@ -70,7 +70,7 @@ def summary_message(turn: Turn) -> pb.GenerateResponse:
             completion_tokens=bill.completion_tokens,
             cached_tokens=bill.prompt_tokens_details.cached_tokens,
         ),
-        report=pb.Report(**msgspec.structs.asdict(report(turn))) if turn.plan.report else None,
+        report=pb.Report(**msgspec.to_builtins(report(turn))) if turn.plan.report else None,
     )
     return pb.GenerateResponse(id=turn.plan.id, model=_model(turn), summary=summary)
 

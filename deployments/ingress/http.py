@@ -19,10 +19,14 @@ from starlette.types import Receive, Scope, Send
 from cluster.errors import MethodNotAllowed, NotFound, RouterUnavailable, SwitchyardError, UnknownModel
 from deployments.config import HttpLimits
 from deployments.ingress import openai_wire as wire
+from deployments.ingress.admin import admin_routes, public_routes
 from deployments.ingress.exchange import (
+    TENANT,
     Exchange,
     Inflight,
+    checked_tenant,
     error_headers,
+    header,
     place_headers,
     request_id,
     shutting_down,
@@ -63,7 +67,8 @@ class Generation:
         try:
             self._inflight.admit()
             limits = self._stage.limits
-            plan = self._plan(await exchange.read(limits.body_bytes), limits)
+            tenant = checked_tenant(header(scope, TENANT))
+            plan = self._plan(await exchange.read(limits.body_bytes), limits).asked(exchange.id, tenant)
             self._inflight.admit()
         except SwitchyardError as error:
             self._stage.metrics.refused(error.reason)
@@ -133,17 +138,20 @@ class Pages:
         directory = self._stage.view.directory()
         if directory is None:
             raise RouterUnavailable("the router has not told this gateway yet who is alive")
-        return _page(request, status_of(directory))
+        self._stage.watch.hear(directory, time.monotonic())
+        return _page(request, status_of(directory, self._stage.watch.drafts))
 
     async def metrics(self, _: Request) -> Response:
         directory = self._stage.view.directory()
         metrics = self._stage.metrics
+        if directory:
+            self._stage.watch.hear(directory, time.monotonic())
         metrics.show_pools([load_of(pool) for pool in directory.pools] if directory else [])
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def http_app(stage: Stage, readiness: Readiness, inflight: Inflight) -> Starlette:
-    """The API's application."""
+def http_app(stage: Stage, readiness: Readiness, inflight: Inflight, *, admin: bool) -> Starlette:
+    """The API's application; ``admin``: with what changes the cluster."""
     pages = Pages(stage, readiness)
     chat = Generation(stage, inflight, _chat, ChatFormat)
     completions = Generation(stage, inflight, _completion, CompletionFormat)
@@ -157,6 +165,8 @@ def http_app(stage: Stage, readiness: Readiness, inflight: Inflight) -> Starlett
             Route("/health/ready", pages.ready),
             Route("/metrics", pages.metrics),
             Route("/status", pages.status),
+            *public_routes(stage),
+            *(admin_routes(stage, inflight) if admin else ()),
         ]
     )
 

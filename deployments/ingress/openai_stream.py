@@ -2,6 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
+from itertools import zip_longest
 from typing import Protocol
 
 import msgspec
@@ -10,7 +11,7 @@ from msgspec import UNSET, UnsetType
 from cluster.errors import SwitchyardError
 from deployments.ingress import openai_wire as wire
 from deployments.ingress.turn import Step, Turn
-from experts.api import TokenLogprob
+from experts.api import Speculated, TokenLogprob
 from router.jobs import ToolCall
 from router.rules import AUTO
 
@@ -214,6 +215,7 @@ def usage(turn: Turn) -> wire.Usage:
 def report(turn: Turn) -> wire.Report:
     """Where it ran and how it was drafted; of several choices the first one's place and the longest wait."""
     leases = [choice.lease for choice in turn.choices if choice.lease is not None]
+    decision = next(choice.decision for choice in turn.choices if choice.decision is not None)
     return wire.Report(
         pool=leases[0].pool,
         replica=leases[0].replica,
@@ -221,6 +223,24 @@ def report(turn: Turn) -> wire.Report:
         drafted=sum(choice.drafted for choice in turn.choices),
         accepted=sum(choice.accepted for choice in turn.choices),
         queue_ms=round(1000 * max(lease.waited for lease in leases), 3),
+        cohort=decision.cohort,
+        why=decision.why,
+        speculation=_speculation([each.speculated for each in turn.choices if each.speculated is not None]),
+    )
+
+
+def _speculation(told: list[Speculated]) -> wire.Speculation | None:
+    if not told:
+        return None
+    steps = sum(each.steps for each in told)
+    histogram = tuple(map(sum, zip_longest(*(each.accepted for each in told), fillvalue=0)))
+    accepted = sum(depth * count for depth, count in enumerate(histogram))
+    return wire.Speculation(
+        steps=steps,
+        plain=sum(each.plain for each in told),
+        drafted=sum(each.drafted for each in told),
+        accepted=histogram,
+        mean=round(accepted / steps, 3) if steps else 0.0,
     )
 
 

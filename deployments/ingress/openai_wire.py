@@ -26,8 +26,21 @@ class Progress(msgspec.Struct, frozen=True):
     accepted: int
 
 
+class Speculation(msgspec.Struct, frozen=True):
+    """What speculation did for a request: ``steps`` verified ``drafted`` drafts, ``accepted[n]`` counts those in which
+    n were accepted, ``mean`` is how many were on average; ``plain`` steps had no drafts."""
+
+    steps: int
+    plain: int
+    drafted: int
+    accepted: tuple[int, ...]
+    mean: float
+
+
 class Report(msgspec.Struct, frozen=True):
-    """At the end: where the request ran and what speculation did, summed over its choices."""
+    """At the end: where the request ran and what speculation did, summed over its choices. ``cohort`` is on or off as
+    the flag decided for it, and ``why`` which part of the flag did: disabled, tenant, route or ramp. Without
+    ``speculation`` the engine does not tell."""
 
     pool: str
     replica: str
@@ -35,6 +48,9 @@ class Report(msgspec.Struct, frozen=True):
     drafted: int
     accepted: int
     queue_ms: float
+    cohort: str
+    why: str
+    speculation: Speculation | None = None
 
 
 class FunctionCall(msgspec.Struct, frozen=True):

@@ -25,3 +25,8 @@ class Plan(msgspec.Struct, frozen=True):
     stream: bool = False
     usage: bool = False
     report: bool = False
+
+    def asked(self, key: str, tenant: str) -> "Plan":
+        """The same, for this tenant. A client that tries again comes with the same ``key``; all choices share it."""
+        jobs = tuple(msgspec.structs.replace(job, key=key, tenant=tenant) for job in self.jobs)
+        return msgspec.structs.replace(self, jobs=jobs)

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import math
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,14 +16,18 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cluster.errors import ConfigError
 from cluster.metrics import GatewayMetrics
+from cluster.tallies import Tally
 from deployments.config import GatewayConfig
 from deployments.ingress.bounds import Bounds
 from deployments.ingress.exchange import ABORT, Inflight
 from deployments.ingress.grpc_service import GrpcServer
 from deployments.ingress.http import http_app, metrics_app
 from deployments.ingress.readiness import Readiness
+from deployments.ingress.trial import Trial
 from deployments.ingress.turn import Stage
 from deployments.ingress.view import ClusterView
+from deployments.ingress.watch import Watch
+from router.api import Directory
 from router.router import Router
 
 BACKLOG = 2048
@@ -55,11 +60,14 @@ class FrontDoor:
     ) -> None:
         """``request_timeout``: the router's deadline of a request that brings none (seconds)."""
         bounds = Bounds(config.send_timeout, request_timeout)
-        stage = Stage(router, view, config.limits, GatewayMetrics(registry or CollectorRegistry()), bounds)
+        metrics = GatewayMetrics(registry or CollectorRegistry())
+        self._watch = Watch(view.speculation(), metrics.registry)
+        self._trial = Trial(metrics.registry)
+        stage = Stage(router, view, config.limits, metrics, bounds, self._watch, self._trial)
         self._config = config
         self._inflight = Inflight()
         self._readiness = Readiness(stage, config.ready_timeout)
-        self._http = HttpServer(http_app(stage, self._readiness, self._inflight))
+        self._http = HttpServer(http_app(stage, self._readiness, self._inflight, admin=config.loopback))
         self._metrics = HttpServer(metrics_app(stage, self._readiness))
         self._grpc = GrpcServer(stage, self._readiness)
 
@@ -76,11 +84,20 @@ class FrontDoor:
         await self._metrics.start(metrics)
         return Ports(http.getsockname()[1], grpc_port, metrics.getsockname()[1])
 
+    def hear(self, directory: Directory) -> None:
+        """Tell it who is alive, each time that is heard: what replicas report between two scrapes is counted, too."""
+        self._watch.hear(directory, time.monotonic())
+
+    def tallies(self) -> tuple[Tally, ...]:
+        """What has been counted here for the experiments."""
+        return self._trial.tallies()
+
     async def stop(self, grace: float) -> None:
         """Drain: refuse what is new, let streams finish for ``grace`` seconds, end the rest with an error."""
         self._readiness.close()
         await asyncio.gather(self._inflight.drain(grace), self._http.stop(grace), self._grpc.stop(grace))
         await self._metrics.stop(0.0)
+        self._trial.close()
 
 
 class HttpServer:

@@ -220,21 +220,41 @@ class Usage(_message.Message):
     cached_tokens: int
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ...) -> None: ...
 
+class Speculation(_message.Message):
+    __slots__ = ("steps", "plain", "drafted", "accepted", "mean")
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    PLAIN_FIELD_NUMBER: _ClassVar[int]
+    DRAFTED_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    plain: int
+    drafted: int
+    accepted: _containers.RepeatedScalarFieldContainer[int]
+    mean: float
+    def __init__(self, steps: _Optional[int] = ..., plain: _Optional[int] = ..., drafted: _Optional[int] = ..., accepted: _Optional[_Iterable[int]] = ..., mean: _Optional[float] = ...) -> None: ...
+
 class Report(_message.Message):
-    __slots__ = ("pool", "replica", "route", "drafted", "accepted", "queue_ms")
+    __slots__ = ("pool", "replica", "route", "drafted", "accepted", "queue_ms", "cohort", "why", "speculation")
     POOL_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     DRAFTED_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
+    COHORT_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    SPECULATION_FIELD_NUMBER: _ClassVar[int]
     pool: str
     replica: str
     route: str
     drafted: int
     accepted: int
     queue_ms: float
-    def __init__(self, pool: _Optional[str] = ..., replica: _Optional[str] = ..., route: _Optional[str] = ..., drafted: _Optional[int] = ..., accepted: _Optional[int] = ..., queue_ms: _Optional[float] = ...) -> None: ...
+    cohort: str
+    why: str
+    speculation: Speculation
+    def __init__(self, pool: _Optional[str] = ..., replica: _Optional[str] = ..., route: _Optional[str] = ..., drafted: _Optional[int] = ..., accepted: _Optional[int] = ..., queue_ms: _Optional[float] = ..., cohort: _Optional[str] = ..., why: _Optional[str] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ...) -> None: ...
 
 class Summary(_message.Message):
     __slots__ = ("usage", "report")

@@ -14,13 +14,19 @@ from typing import Protocol
 import msgspec
 
 from cluster.errors import Cancelled, EngineFailed, SwitchyardError, error_from
+from cluster.experiments import Sample
+from cluster.flags import Decision
 from cluster.metrics import NO_POOL, Bill, GatewayMetrics, PoolMetrics
+from cluster.tallies import Outcome
 from deployments.config import HttpLimits
 from deployments.ingress.bounds import Bounds
+from deployments.ingress.judge import Evidence, Witness
 from deployments.ingress.plan import Finish, Plan
 from deployments.ingress.tool_calls import Calls, ForcedReader, HermesReader, Reader
+from deployments.ingress.trial import Trial
 from deployments.ingress.view import ClusterView
-from experts.api import Chunk, TokenLogprob
+from deployments.ingress.watch import Watch
+from experts.api import Chunk, Speculated, TokenLogprob
 from router.api import Lease
 from router.jobs import Job, ToolCall
 from router.router import Router
@@ -46,6 +52,8 @@ class Stage:
     limits: HttpLimits
     metrics: GatewayMetrics
     bounds: Bounds
+    watch: Watch
+    trial: Trial
     pulse: Pulse = field(default_factory=Pulse)
 
 
@@ -64,10 +72,13 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
 class Choice:
     """One sequence of a request, and the account of what it took."""
 
-    def __init__(self, index: int, job: Job, reader: Reader | None) -> None:
+    def __init__(self, index: int, job: Job, plan: Plan) -> None:
         self.index = index
         self.job = job
         self.lease: Lease | None = None
+        self.decision: Decision | None = None
+        self.speculated: Speculated | None = None
+        self.witness = Witness(job, plan.reading)
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.tokens = 0
@@ -76,7 +87,7 @@ class Choice:
         self.first_token: float | None = None
         self.last_token = 0.0
         self.called = False
-        self._reader = reader
+        self._reader = _reader(plan)
 
     def take(self, chunk: Chunk, metrics: PoolMetrics, now: float) -> Step:
         """Raises what the chunk failed with."""
@@ -86,6 +97,7 @@ class Choice:
             raise Cancelled("the request was aborted")
         self._account(chunk, metrics, now)
         text, calls = self._read(chunk)
+        self.witness.see(chunk, text, calls)
         return Step(
             index=self.index,
             text=text,
@@ -102,6 +114,7 @@ class Choice:
 
     def _account(self, chunk: Chunk, metrics: PoolMetrics, now: float) -> None:
         self.tokens += len(chunk.tokens)
+        self.speculated = chunk.speculated or self.speculated
         self.cached_tokens = max(self.cached_tokens, chunk.cached_tokens)
         if chunk.tokens:
             self.first_token = self.first_token or now
@@ -128,7 +141,7 @@ class Turn:
 
     def __init__(self, plan: Plan, stage: Stage) -> None:
         self.plan = plan
-        self.choices = tuple(Choice(index, job, _reader(plan)) for index, job in enumerate(plan.jobs))
+        self.choices = tuple(Choice(index, job, plan) for index, job in enumerate(plan.jobs))
         self.started = time.perf_counter()
         self._stage = stage
         followed = [self._follow(choice) for choice in self.choices]
@@ -139,10 +152,36 @@ class Turn:
         """Where the first choice that got room runs."""
         return next((choice.lease for choice in self.choices if choice.lease is not None), None)
 
+    def sample(self, outcome: str, seconds: float) -> Sample | None:
+        """Its part in the experiments; None if it has none: its choices were placed differently, or nowhere, or the
+        client wanted no speculation."""
+        decision = self.choices[0].decision
+        alike = all(choice.decision == decision and choice.job.speculate for choice in self.choices)
+        if decision is None or self.place is None or not alike:
+            return None
+        begun = [choice.first_token for choice in self.choices if choice.first_token is not None]
+        bills = [choice.bill() for choice in self.choices]
+        gaps = sum(max(0, bill.tokens - 1) for bill in bills)
+        return Sample(
+            decision=decision,
+            pool=self.place.pool,
+            outcome=_outcome(outcome),
+            duration=seconds,
+            first_token=min(begun) - self.started if begun else None,
+            per_token=sum(bill.decoding for bill in bills) / gaps if gaps else None,
+            tokens=sum(bill.tokens for bill in bills),
+        )
+
+    def evidence(self) -> tuple[Evidence, ...]:
+        """What of its answer can be judged."""
+        found = (choice.witness.evidence() for choice in self.choices)
+        return tuple(each for each in found if each is not None)
+
     async def _follow(self, choice: Choice) -> AsyncGenerator[Step, None]:
         """Steps of one choice. Raises the typed errors of ``Router.serve`` and of the chunks."""
         async with self._stage.router.serve(choice.job) as answer:
             choice.lease, choice.prompt_tokens = answer.lease, answer.prompt_tokens
+            choice.decision = answer.decision
             pool = answer.lease.pool
             metrics: PoolMetrics = self._stage.metrics.pool(pool)
             metrics.queue.observe(answer.lease.waited)
@@ -185,7 +224,11 @@ async def serving(plan: Plan, stage: Stage) -> AsyncIterator[Turn]:
         metrics.in_flight.dec()
         pool = NO_POOL if turn.place is None else turn.place.pool
         metrics.requests.labels(pool, outcome).inc()
-        metrics.duration.labels(pool).observe(time.perf_counter() - turn.started)
+        seconds = time.perf_counter() - turn.started
+        metrics.duration.labels(pool).observe(seconds)
+        sample = turn.sample(outcome, seconds)
+        if sample is not None:
+            stage.trial.end(sample, turn.evidence())
 
 
 async def merged(streams: Sequence[AsyncGenerator[Step, None]]) -> AsyncGenerator[Step, None]:
@@ -221,6 +264,12 @@ async def _pump(stream: AsyncGenerator[Step, None], queue: _Sink) -> None:
     async with aclosing(stream):
         async for step in stream:
             queue.put_nowait(step)
+
+
+def _outcome(reason: str) -> Outcome:
+    if reason == "ok":
+        return "ok"
+    return "cancelled" if reason == Cancelled.reason else "error"
 
 
 def _reader(plan: Plan) -> Reader | None:

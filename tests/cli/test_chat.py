@@ -18,7 +18,7 @@ from deployments.cli.client import Client, Piece, Turn
 from deployments.cli.main import app
 from deployments.ingress.openai_wire import ChatChunk, Delta, DeltaChoice, ErrorBody, ErrorDetail, Progress, Report
 
-REPORT = Report("general", "general#abc", "auto:default", drafted=4, accepted=3, queue_ms=1.5)
+REPORT = Report("general", "general#abc", "auto:default", drafted=4, accepted=3, queue_ms=1.5, cohort="on", why="ramp")
 DONE = b"data: [DONE]\n\n"
 
 

@@ -53,6 +53,12 @@ def test_the_schema_refuses_what_the_configuration_refuses() -> None:
         (document(gateway={"limits": {"choices": "many"}}), "gateway.limits.choices"),
         (document(router={"max_queue": -1}), "router.max_queue"),
         (document(router={"rules": [{"name": "r", "when": ["rain"], "pool": "general"}]}), "router.rules.0"),
+        (document(flags={"teleport": {}}), "flags.teleport"),
+        (document(flags={"speculation": {"percent": 101}}), "flags.speculation.percent"),
+        (document(flags={"speculation": {"percent": "20"}}), "flags.speculation.percent"),
+        (document(flags={"speculation": {"tenants": {"a b": True}}}), "flags.speculation.tenants"),
+        (document(flags={"speculation": {"tenants": {"acme": "off"}}}), "flags.speculation.tenants.acme"),
+        (document(flags={"speculation": {"colour": "blue"}}), "flags.speculation.colour"),
         (pool(replicas=0), "pools.general.replicas"),
         (pool(engine={"kind": "abacus"}), "pools.general.engine"),
         (pool(engine={"kind": "simulated", "options": {}}), "pools.general.engine.simulated.options"),
@@ -75,6 +81,7 @@ def test_a_mistake_is_a_config_error_that_names_the_key(wrong: Any, named: str) 
     [
         (document(router={"default_pool": "nowhere"}), "nowhere"),
         (document(router={"rules": [{"name": "r", "when": ["code"], "pool": "nowhere"}]}), "nowhere"),
+        (document(flags={"speculation": {"routes": {"nowhere": True}}}), "nowhere"),
         (pool(speculation={"layout": "split", "pool": "nowhere"}), "nowhere"),
         (pool(speculation={"layout": "split", "pool": "general"}), "general"),
     ],
@@ -82,6 +89,50 @@ def test_a_mistake_is_a_config_error_that_names_the_key(wrong: Any, named: str) 
 def test_a_reference_to_a_pool_that_does_not_fit_lists_those_that_would(wrong: Any, named: str) -> None:
     with pytest.raises(ConfigError, match=rf"'{named}'.*\[.*\]"):
         parse(wrong)
+
+
+def drafting(**layouts: str) -> dict[str, Any]:
+    """A cluster whose pools draft with one draft pool, each in its layout."""
+    expert, draft = MINIMAL["pools"]["general"], {"kind": "draft", "model": "d", "engine": {"kind": "draft"}}
+    pools = {
+        name: expert | {"speculation": {"layout": layout, "pool": "draft"}} if layout != "off" else expert
+        for name, layout in layouts.items()
+    }
+    return {"pools": pools | {"draft": draft}}
+
+
+@pytest.mark.parametrize("layout", ["split", "shared"])
+def test_one_pool_may_have_a_draft_pool_to_itself_in_either_layout(layout: str) -> None:
+    assert parse(drafting(general=layout, code="off")).pools["general"].speculation.pool == "draft"
+
+
+def test_several_pools_may_share_a_draft_pool() -> None:
+    assert len(parse(drafting(general="shared", code="shared", tools="shared")).pools) == 4
+
+
+@pytest.mark.parametrize(
+    ("layouts", "alone"),
+    [({"general": "split", "code": "shared"}, "general"), ({"general": "split", "code": "split"}, "code")],
+)
+def test_a_draft_pool_of_several_is_refused_to_a_pool_that_wants_it_alone(layouts: dict, alone: str) -> None:
+    with pytest.raises(ConfigError, match=rf"'draft' serves \['general', 'code'\].*'shared'.*'{alone}'"):
+        parse(drafting(**layouts))
+
+
+@pytest.mark.parametrize(
+    "speculation",
+    [
+        {"layout": "co_resident"},
+        {"layout": "co_resident", "model": "d", "pool": "draft"},
+        {"layout": "ngram", "model": "d"},
+        {"layout": "shared"},
+        {"layout": "ngram", "floor": 0.0},
+        {"layout": "ngram", "depth": 17},
+    ],
+)
+def test_a_layout_takes_its_own_source_of_drafts_and_no_other(speculation: dict) -> None:
+    with pytest.raises(ConfigError, match="speculation"):
+        parse(pool(speculation=speculation))
 
 
 def test_all_mistakes_are_reported_at_once() -> None:

@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 
+from cluster.flags import configured
+from cluster.tallies import Tally
 from cluster.transport import epoch
 from deployments.actors.expert import EngineHost
 from deployments.actors.router import RouterService
@@ -16,7 +18,7 @@ from deployments.dataplane.membership import Member
 from deployments.dataplane.pools import ReplicaPools
 from experts.api import GenerateRequest, Sampling
 from experts.engines.registry import build_engine
-from router.api import Ask, Features, Registration, Report
+from router.api import Ask, Directory, Features, Registration, Report
 
 LOOPBACK = "127.0.0.1"
 
@@ -49,8 +51,16 @@ class Rig:
         self.router: RouterService | None = None
         self.endpoint: str | None = None
         self.hosts: dict[str, tuple[EngineHost, Member]] = {}
-        self.desk = RouterDesk(self.resolve, gateway="g1", epoch=epoch())
+        self.counts: dict[str, tuple[Tally, ...]] = {}
+        self.desks: dict[str, RouterDesk] = {}
+        self.desk = self.gateway("g1")
         self.pools = ReplicaPools(stall=1.0)
+
+    def gateway(self, name: str) -> RouterDesk:
+        """The desk of one more gateway, which tells what stands in ``counts`` under its name."""
+        flags = configured(self.config.flags)
+        self.desks[name] = RouterDesk(self.resolve, Counting(self, name), flags=flags, gateway=name, epoch=epoch())
+        return self.desks[name]
 
     async def resolve(self) -> str:
         if self.endpoint is None:
@@ -101,6 +111,20 @@ class Rig:
             self.desk.release(lease, lost=False)
 
 
+class Counting:
+    """A gateway whose counts a test makes up."""
+
+    def __init__(self, rig: Rig, name: str) -> None:
+        self._rig = rig
+        self._name = name
+
+    def heard(self, directory: Directory) -> None:
+        """Nothing of it concerns the desk's tests."""
+
+    def tallies(self) -> tuple[Tally, ...]:
+        return self._rig.counts.get(self._name, ())
+
+
 @asynccontextmanager
 async def rig(whole: Config):
     made = Rig(whole)
@@ -113,6 +137,7 @@ async def rig(whole: Config):
             await member.stop()
             await host.stop()
         await made.pools.stop()
-        await made.desk.stop()
+        for desk in made.desks.values():
+            await desk.stop()
         if made.router is not None:
             await made.router.stop()

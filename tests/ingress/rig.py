@@ -4,18 +4,22 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from cluster.errors import SwitchyardError
+from cluster.flags import Flag, Flags, FlagsConfig, configured
 from deployments.config import GatewayConfig
 from deployments.ingress.server import FrontDoor, Ports
 from deployments.ingress.view import ModelCard
 from experts.api import Chunk, EngineLimits, EngineState, GenerateRequest
-from router.api import Ask, Directory, Lease, PoolView, Registration, ReplicaView
+from experts.config import Speculation
+from router.api import Ask, Change, Counted, Directory, Lease, PoolView, Registration, ReplicaView
 from router.config import RouterConfig, Rule
 from router.jobs import Conversation, Prompt
+from router.rollout import Rollout
 from router.router import Router
 
 CONTEXT = 4096
@@ -36,13 +40,43 @@ class ByteTokens:
         return CONTEXT
 
 
+class LocalRollout:
+    """The router's own keeping of flags, without the way there. Counts come from ``door``."""
+
+    def __init__(self) -> None:
+        routes = frozenset({*POOLS, "default"})
+        self.router = Rollout(configured(FlagsConfig()), routes, epoch=1)
+        self.door: FrontDoor | None = None
+
+    @property
+    def flags(self) -> Flags:
+        return self.router.flags
+
+    async def change(self, flag: Flag, expected: int | None) -> Flag:
+        return self.router.change(Change("c", flag, expected))
+
+    def counted(self) -> Counted:
+        assert self.door is not None
+        return Counted(1, self.door.tallies())
+
+    def set(self, **changes: object) -> Flag:
+        """Put the flag in force with these changes."""
+        flag = msgspec.structs.replace(self.flags.get("speculation"), **changes)
+        return self.router.change(Change("c", flag, None))
+
+
 class OpenDesk:
     """Gives a lease to everyone, unless it is told what to refuse with."""
 
-    def __init__(self) -> None:
+    def __init__(self, rollout: LocalRollout) -> None:
+        self._rollout = rollout
         self.asked: list[Ask] = []
         self.released: list[str] = []
         self.refusal: SwitchyardError | None = None
+
+    @property
+    def flags(self) -> Flags:
+        return self._rollout.flags
 
     async def ask(self, ask: Ask) -> Lease:
         self.asked.append(ask)
@@ -135,8 +169,9 @@ def failing(error: SwitchyardError, *, after: int = 0) -> Script:
 class FixedView:
     """Two expert pools, of which one is required, and one replica."""
 
-    def __init__(self) -> None:
+    def __init__(self, rollout: LocalRollout) -> None:
         self.seen: Directory | None = directory()
+        self.rollout = rollout
 
     def models(self) -> tuple[ModelCard, ...]:
         return (
@@ -147,6 +182,9 @@ class FixedView:
 
     def directory(self) -> Directory | None:
         return self.seen
+
+    def speculation(self) -> dict[str, Speculation]:
+        return {"general": Speculation(layout="split", pool="draft")}
 
 
 def directory() -> Directory:
@@ -163,9 +201,10 @@ class Rig:
     ports: Ports
     door: FrontDoor
     registry: CollectorRegistry
-    desk: OpenDesk = field(default_factory=OpenDesk)
-    pools: ScriptedPools = field(default_factory=ScriptedPools)
-    view: FixedView = field(default_factory=FixedView)
+    desk: OpenDesk
+    pools: ScriptedPools
+    view: FixedView
+    rollout: LocalRollout
 
     @property
     def url(self) -> str:
@@ -174,13 +213,15 @@ class Rig:
 
 @asynccontextmanager
 async def front_door(config: GatewayConfig, *, request_timeout: float = 600.0) -> AsyncIterator[Rig]:
-    desk, pools, view, registry = OpenDesk(), ScriptedPools(), FixedView(), CollectorRegistry()
+    rollout = LocalRollout()
+    desk, pools, view, registry = OpenDesk(rollout), ScriptedPools(), FixedView(rollout), CollectorRegistry()
     rules = (Rule(name="tools", when=("tools",), pool="tools"),)
     settings = RouterConfig(rules=rules, request_timeout=request_timeout)
     router = Router(settings, ByteTokens(), desk, pools, frozenset(POOLS))
     door = FrontDoor(config, router, view, registry=registry, request_timeout=request_timeout)
+    rollout.door = door
     ports = await door.start()
     try:
-        yield Rig(ports, door, registry, desk, pools, view)
+        yield Rig(ports, door, registry, desk, pools, view, rollout)
     finally:
         await door.stop(0.0)

@@ -251,6 +251,9 @@ async def test_a_report_shows_the_route_and_every_draft(http: httpx.AsyncClient)
         "drafted": 6,
         "accepted": 2,
         "queue_ms": 2.0,
+        "cohort": "on",
+        "why": "ramp",
+        "speculation": None,
     }
     assert whole["switchyard"] == expected
     streamed = await http.post("/v1/chat/completions", json=body | {"stream": True})

@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from cluster.errors import BadRequest, QueueFull, TooLong
-from experts.api import Chunk, GenerateRequest, Sampling
+from cluster.flags import FlagConfig, FlagsConfig, configured
+from experts.api import Chunk, GenerateRequest, Grammar, Sampling
 from router.api import Ask, Lease
 from router.config import RouterConfig, Rule
 from router.jobs import Conversation, Job, Message, Prompt
@@ -30,6 +31,7 @@ class OpenDesk:
     """Gives everybody a lease, or refuses; remembers what came back."""
 
     def __init__(self, refusal: Exception | None = None, *, waited: float = 0.0) -> None:
+        self.flags = configured(FlagsConfig())
         self.refusal = refusal
         self.waited = waited
         self.asked: list[Ask] = []
@@ -153,3 +155,55 @@ async def test_a_refusal_reaches_the_caller_as_it_is_and_nothing_is_released():
         async with wired(desk, CountingPools()).serve(job()):
             pass
     assert desk.released == []
+
+
+@pytest.mark.parametrize(
+    ("text", "grammar", "domain"),
+    [
+        ("tell me more", None, "text"),
+        ("write a python function", None, "code"),
+        ("tell me more", Grammar("json_object"), "structured"),
+        ("write a python function", Grammar("json_object"), "code"),
+    ],
+)
+async def test_the_engine_is_told_what_kind_of_traffic_it_is(text, grammar, domain):
+    pools = CountingPools()
+    async with wired(OpenDesk(), pools).serve(job(text, max_tokens=1, grammar=grammar)) as answer:
+        assert [chunk async for chunk in answer.chunks]
+    assert pools.requests[0].domain == domain
+
+
+@pytest.mark.parametrize(
+    ("flag", "more", "decided"),
+    [
+        (FlagConfig(), {}, (True, "ramp")),
+        (FlagConfig(percent=0.0), {}, (False, "ramp")),
+        (FlagConfig(enabled=False, tenants={"acme": True}), {"tenant": "acme"}, (False, "disabled")),
+        (FlagConfig(tenants={"acme": False}), {"tenant": "acme"}, (False, "tenant")),
+        (FlagConfig(routes={"general": False}), {}, (False, "route")),
+        (FlagConfig(routes={"general": False, "default": True}), {}, (True, "route")),
+        (FlagConfig(routes={"default": False}), {"model": "general"}, (True, "ramp")),
+        (FlagConfig(), {"speculate": False}, (True, "ramp")),
+    ],
+)
+async def test_a_request_speculates_if_the_flag_says_so_and_the_client_lets_it(flag, more, decided):
+    desk, pools = OpenDesk(), CountingPools()
+    desk.flags = configured(FlagsConfig(speculation=flag))
+    async with wired(desk, pools).serve(job(max_tokens=1, **more)) as answer:
+        assert [chunk async for chunk in answer.chunks]
+    assert (answer.decision.on, answer.decision.why) == decided
+    assert pools.requests[0].speculate == (decided[0] and more.get("speculate", True))
+    assert desk.asked[0].tenant == more.get("tenant", "")
+
+
+async def test_a_request_that_is_tried_again_is_decided_alike_and_others_are_not():
+    desk = OpenDesk()
+    desk.flags = configured(FlagsConfig(speculation=FlagConfig(percent=50.0)))
+
+    async def cohort(key: str) -> str:
+        async with wired(desk, CountingPools()).serve(job(max_tokens=1, key=key)) as answer:
+            return answer.decision.cohort
+
+    first = [await cohort(f"k{number}") for number in range(40)]
+    assert first == [await cohort(f"k{number}") for number in range(40)]
+    assert set(first) == {"on", "off"}

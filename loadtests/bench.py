@@ -4,9 +4,10 @@ import sys
 from collections.abc import Callable, Sequence
 
 from loadtests import startup
-from loadtests.report import Row, publish
+from loadtests.report import Outcome, publish
+from loadtests.speculation import bench as speculation
 
-BENCHES: dict[str, Callable[[], Sequence[Row]]] = {"startup": startup.measure}
+BENCHES: dict[str, Callable[[], Outcome]] = {"startup": startup.measure, "speculation": speculation.measure}
 
 
 def main(names: Sequence[str]) -> int:

@@ -16,13 +16,14 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Bar(msgspec.Struct, frozen=True):
-    """What is measured. ``must`` bounds the ratio ours/theirs, or ours itself where there is no rival; lower is better.
-    ``engine`` says whether tokens came from a real engine."""
+    """What is measured. ``must`` bounds the ratio ours/theirs, or ours itself where there is no rival: from above, or
+    from below where higher is better; None where no bar is set. ``engine`` says whether tokens came from a real one."""
 
     name: str
     unit: str
-    must: float
+    must: float | None = None
     engine: str = "real"
+    higher_is_better: bool = False
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -34,10 +35,17 @@ class Row(msgspec.Struct, frozen=True):
     unit: str
     ratio: float | None
     spread: tuple[float, float]
-    must: float
+    must: float | None
     higher_is_better: bool
-    holds: bool
+    holds: bool | None
     engine: str
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """The rows of a benchmark, and what else is worth keeping of it (anything msgspec can turn into JSON)."""
+
+    rows: tuple[Row, ...]
+    detail: object = None
 
 
 def compared(bar: Bar, ours: Sequence[float], theirs: Sequence[float]) -> Row:
@@ -54,21 +62,26 @@ def bounded(bar: Bar, values: Sequence[float]) -> Row:
 
 
 def _row(bar: Bar, ours: float, theirs: float | None, ratio: float | None, spread: tuple[float, float]) -> Row:
-    holds = (ours if ratio is None else ratio) <= bar.must
-    return Row(bar.name, ours, theirs, bar.unit, ratio, spread, bar.must, False, holds, bar.engine)
+    figure = ours if ratio is None else ratio
+    holds = None
+    if bar.must is not None:
+        holds = figure >= bar.must if bar.higher_is_better else figure <= bar.must
+    return Row(bar.name, ours, theirs, bar.unit, ratio, spread, bar.must, bar.higher_is_better, holds, bar.engine)
 
 
-def publish(name: str, rows: Sequence[Row]) -> Path:
+def publish(name: str, outcome: Outcome) -> Path:
     """Print the table, write ``results/<name>.json`` and return its path."""
     table = Table(title=name)
     for column in ("bar", "ours", "theirs", "ratio", "spread", "must", "holds"):
         table.add_column(column, justify="left" if column == "bar" else "right")
-    for row in rows:
+    for row in outcome.rows:
         table.add_row(*_cells(row))
     Console(width=140).print(table)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    document = {"machine": machine(), "commit": commit(), "rows": msgspec.to_builtins(rows)}
+    document = {"machine": machine(), "commit": commit(), "rows": msgspec.to_builtins(outcome.rows)}
+    if outcome.detail is not None:
+        document["detail"] = msgspec.to_builtins(outcome.detail)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return path
 
@@ -96,5 +109,6 @@ def _cells(row: Row) -> tuple[str, ...]:
 
     theirs = "" if row.theirs is None else f"{show(row.theirs)} {row.unit}"
     spread = f"{show(row.spread[0])}..{show(row.spread[1])}"
-    holds = "yes" if row.holds else "no"
-    return row.bar, f"{show(row.ours)} {row.unit}", theirs, show(row.ratio), spread, show(row.must), holds
+    bound = "" if row.must is None else f"{'>=' if row.higher_is_better else '<='} {show(row.must)}"
+    holds = {True: "yes", False: "no", None: ""}[row.holds]
+    return row.bar, f"{show(row.ours)} {row.unit}", theirs, show(row.ratio), spread, bound, holds

@@ -14,7 +14,7 @@ import httpx
 import psutil
 
 from experts.zoo.catalog import model_path
-from loadtests.report import Bar, Row, bounded, compared
+from loadtests.report import Bar, Outcome, bounded, compared
 
 ROUNDS = 3
 LIMIT = 300.0
@@ -24,7 +24,7 @@ ENGINE = ["--dtype", "float32", "--max-model-len", "2048", "--max-num-seqs", "32
 QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
-def measure() -> list[Row]:
+def measure() -> Outcome:
     """Rounds in turn, ours then theirs: seconds from the command to the first token."""
     ours, theirs, memory, idle = [], [], [], []
     for _ in range(ROUNDS):
@@ -33,11 +33,12 @@ def measure() -> list[Row]:
             memory.append(_gibibytes(processes))
             idle.append(_cpu_share(processes))
         theirs.append(_vllm_serve())
-    return [
+    rows = (
         compared(Bar("start to first token, all pools", unit="s", must=1.25), ours, theirs),
         bounded(Bar("resident memory of the whole cluster", unit="GiB", must=6.0), memory),
         bounded(Bar("idle use of one core", unit="share", must=0.15), idle),
-    ]
+    )
+    return Outcome(rows)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,202 @@
+"""``make bench BENCH=speculation``: plain vLLM, its own draft model beside it, and drafts from a pool of their own.
+
+One core for the verifier, one for the draft server, as in the cluster; engines are loaded once and measured in turn.
+``BENCH_QUICK=1`` takes a look in under three minutes; its figures are no results.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from loadtests.drift import SEEDS, drift
+from loadtests.prompts import ANSWERABLE, RECORDS, encoded
+from loadtests.report import RESULTS, Bar, Outcome, bounded
+from loadtests.speculation.arms import DRAFT_CORE, PLAIN, VERIFIER_CORE, co_resident, split
+from loadtests.speculation.bars import budget_table, pair_rows, summary_table, trace_rows, virtual_rows
+from loadtests.speculation.compare import Comparison, Effort
+from loadtests.speculation.messages import Prompt
+from loadtests.speculation.pair import embedded, random_pair
+from loadtests.speculation.plot import draw
+from loadtests.speculation.rig import Questions, Rig
+from loadtests.speculation.summary import Sample, Summary, rate_of, summaries
+from loadtests.speculation.trace import Pace, Trace, phases, verdicts
+
+OURS = split(ahead=True, adaptive=True)
+FIXED = split(ahead=True, adaptive=False)
+SYNC, SYNC_FIXED = split(ahead=False, adaptive=True), split(ahead=False, adaptive=False)
+ACCEPTANCES = (0.6, 0.8, 0.9)
+MAX_TOKENS = 160
+NOISE_TOKENS = 40
+SYNTHETIC = "real steps, synthetic acceptance"
+NOTES = """\
+plain: vLLM's LLMEngine without speculation, through the adapter that a replica uses (layout off).
+co-resident: vLLM's own worker and draft_model, unchanged, with the best settings found; at each batch its depth is the
+best of 2, 4, 6 and 8, each tried once. The fixed K of split arms is found in the same way.
+Load: a closed loop over held-out prompts of all domains but records, greedy, with their real ends; every arm has the
+same prompts, read once before. A window is whole rounds of the same prompts, prefills included ("decode only": without
+the steps that read a prompt). Engines that wait stand still, but for those linked to the draft server.
+71M: random weights, so a coin of the given bias accepts each draft (vLLM's rejection_sample_method 'synthetic'; its
+kernel for CPUs lacks that mode and the benchmark supplies it). The token after the accepted drafts is the verifier's
+own, which a random draft model cannot foresee: no lead is ever right. So 'split sync' is the figure to read, and 'split
+ahead' shows what drafting ahead in vain costs.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much of everything: ``phase`` seconds and ``laps`` of the trace, ``seeds`` of the virtual one. ``narrow``:
+    only the arms without which nothing can be said."""
+
+    family: Effort
+    random: Effort
+    acceptances: tuple[float, ...]
+    phase: float
+    laps: int
+    records: int
+    seeds: tuple[int, ...] = SEEDS
+    narrow: bool = False
+
+
+MIX = len(ANSWERABLE)
+FULL = Plan(
+    family=Effort((1, 2, 4, 8, 16), rounds=3, seconds=3.5, settle=0.7, pool=24 * MIX, mix=MIX, dissected=(1, 4, 16)),
+    random=Effort((1, 4, 16), rounds=3, seconds=1.5, settle=0.3, pool=32, mix=2),
+    acceptances=ACCEPTANCES,
+    phase=4.0,
+    laps=2,
+    records=40,
+)
+QUICK = Plan(
+    family=Effort((1, 4), rounds=1, seconds=0.8, settle=0.2, pool=4 * MIX, mix=MIX, dissected=(1, 4)),
+    random=Effort((1,), rounds=1, seconds=0.5, settle=0.1, pool=8, mix=2),
+    acceptances=ACCEPTANCES[1:2],
+    phase=0.5,
+    laps=1,
+    records=8,
+    seeds=SEEDS[:1],
+    narrow=True,
+)
+
+
+class Detail(msgspec.Struct, frozen=True):
+    """Everything behind the rows. ``others``: the largest share of the machine that strangers used in a window."""
+
+    embedded: tuple[Summary, ...]
+    parts: tuple[Sample, ...]
+    random: tuple[Summary, ...]
+    trace: tuple[Pace, ...]
+    others: float
+    idle: float
+    resident_gib: float
+    notes: str
+
+
+class Bench:
+    """One run. What is found is shown at once: a run of twenty minutes should not be silent."""
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self._plan, self._console = plan, console
+        self.samples: list[Sample] = []
+        self.parts: list[Sample] = []
+        self.paces: list[Pace] = []
+        self.synthetic: list[Sample] = []
+        self.others = self.idle = self.resident = 0.0
+
+    def embedded(self) -> None:
+        """The family that ships, its real acceptance, its own ends of sequences; then the trace."""
+        pair = embedded()
+        pool = encoded(self._plan.family.pool, ANSWERABLE) + encoded(self._plan.records, (RECORDS,))
+        prompts = tuple(Prompt(each.domain, each.tokens) for each in pool)
+        one, both = co_resident(pair, (VERIFIER_CORE,)), co_resident(pair, (VERIFIER_CORE, DRAFT_CORE))
+        arms = (PLAIN, one, OURS, FIXED) if self._plan.narrow else (PLAIN, one, both, SYNC, OURS, SYNC_FIXED, FIXED)
+        with Rig(pair, Questions(prompts, MAX_TOKENS)) as rig:
+            self._say(f"{pair.name}: loading {len(arms)} engines")
+            rig.load(arms)
+            self._say("warming up, trying depths")
+            comparison = Comparison(rig, arms, self._plan.family)
+            comparison.warm(len(prompts))
+            comparison.calibrate()
+            self.samples = self._watch(comparison.measure())
+            self.parts = list(comparison.dissect())
+            self._show(summary_table("embedded family, one core each", summaries(self.samples)))
+            self._show(budget_table("one step, milliseconds", self.parts))
+            trace = Trace(rig, OURS, FIXED, self._plan.phase)
+            course = phases([prompt.domain for prompt in prompts])
+            self._say("changing traffic")
+            trace.calibrate(course)
+            self.paces = list(trace.measure(course, self._plan.laps))
+            self._note(rig)
+
+    def random(self) -> None:
+        """The larger pair. Its words are noise, so acceptance is pretended; nobody can then foresee which token follows
+        the accepted ones, drafting ahead never hits, and drafts are asked for in turn."""
+        pool = encoded(self._plan.random.pool, ANSWERABLE)
+        prompts = tuple(Prompt(each.domain, each.tokens) for each in pool)
+        with random_pair() as pair:
+            one, both = co_resident(pair, (VERIFIER_CORE,)), co_resident(pair, (VERIFIER_CORE, DRAFT_CORE))
+            arms = (PLAIN, SYNC) if self._plan.narrow else (PLAIN, one, both, SYNC, OURS)
+            with Rig(pair, Questions(prompts, NOISE_TOKENS, ignore_eos=True, synthetic=True)) as rig:
+                self._say(f"{pair.name}: loading {len(arms)} engines")
+                rig.load(arms)
+                comparison = Comparison(rig, arms, self._plan.random)
+                comparison.warm(len(prompts))
+                for acceptance in self._plan.acceptances:
+                    rig.rate(acceptance)
+                    comparison.calibrate()
+                    self._say(f"synthetic acceptance {acceptance:g}")
+                    self.synthetic += self._watch(comparison.measure(acceptance))
+                self._show(summary_table(f"{pair.name}, {SYNTHETIC}", summaries(self.synthetic)))
+                self._note(rig)
+
+    def explain(self) -> None:
+        self._console.print(NOTES, style="dim", highlight=False)
+
+    def _watch(self, samples: Iterable[Sample]) -> list[Sample]:
+        """Keep them, and say how far it is."""
+        kept = []
+        for each in samples:
+            kept.append(each)
+            self._say(f"{each.arm}, batch {each.batch}: {rate_of(each.measured):.0f} tokens/s")
+        return kept
+
+    def _note(self, rig: Rig) -> None:
+        self.others, self.idle = max(self.others, rig.others), max(self.idle, rig.idle)
+        self.resident = max(self.resident, sum(rig.resident.values()) / 2**30)
+
+    def _say(self, what: str) -> None:
+        self._console.print(what, style="dim", highlight=False)
+
+    def _show(self, table: Table) -> None:
+        self._console.print(table)
+
+
+def measure() -> Outcome:
+    """The embedded family, the larger pair, and the controller once more in virtual time."""
+    plan = QUICK if os.environ.get("BENCH_QUICK") else FULL
+    bench = Bench(plan, Console(width=180))
+    bench.embedded()
+    bench.random()
+    rows = (
+        *pair_rows(bench.samples, OURS.name, pair="embedded", engine="real"),
+        *pair_rows(bench.synthetic, SYNC.name, pair="71M", engine=SYNTHETIC),
+        *trace_rows(verdicts(bench.paces)),
+        *virtual_rows(drift(seeds=plan.seeds)),
+        bounded(Bar("all waiting engines together, use of a core", "share", 0.1), [bench.idle]),
+    )
+    detail = Detail(
+        embedded=tuple(summaries(bench.samples)),
+        parts=tuple(bench.parts),
+        random=tuple(summaries(bench.synthetic)),
+        trace=tuple(bench.paces),
+        others=bench.others,
+        idle=bench.idle,
+        resident_gib=bench.resident,
+        notes=NOTES,
+    )
+    draw(detail, RESULTS / "speculation.png")
+    bench.explain()
+    return Outcome(rows, detail)

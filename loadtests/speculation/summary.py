@@ -1,0 +1,112 @@
+"""What many windows say together. Pure."""
+
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+import msgspec
+
+from experts.api import SpeculationState
+from loadtests.speculation.messages import Measured
+
+PARTS = ("forward", "sample", "draft", "transport", "proposer", "prepare", "schedule", "output", "engine")
+"""The parts of a step, in the order shown. draft: computed drafts that the step waited for; transport: the rest of the
+wait; proposer: what our side of the engine adds; engine: what no other part covers."""
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One window of one arm. ``depth``: the fixed one, 0 where there is none; ``drafter``: the draft server's share of
+    a core; ``acceptance``: the pretended one, None where it is real."""
+
+    arm: str
+    batch: int
+    depth: int
+    measured: Measured
+    drafter: float = 0.0
+    acceptance: float | None = None
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """Medians over the windows of one arm at one batch. ``spread``: least and most tokens per second; ``decode`` counts
+    only steps without a prefill, and so do ``step_ms`` and ``per_row`` (tokens per step and sequence). ``acceptance``
+    of drafts; ``hits``: share of rows whose drafts were there ahead; ``wait_ms`` per step; ``cpu`` and ``drafter`` are
+    shares of a core."""
+
+    arm: str
+    batch: int
+    depth: int
+    given: float | None
+    speed: float
+    spread: tuple[float, float]
+    decode: float
+    step_ms: float
+    per_row: float
+    acceptance: float
+    hits: float
+    wait_ms: float
+    cpu: float
+    drafter: float
+
+
+def rate_of(measured: Measured) -> float:
+    """Generated tokens per second, prefills included."""
+    return measured.tokens / measured.seconds
+
+
+def decode_rate(measured: Measured) -> float:
+    """Generated tokens per second of the steps without a prefill."""
+    return measured.decode_tokens / measured.decode_seconds if measured.decode_seconds else 0.0
+
+
+def speeds(samples: Iterable[Sample], arm: str, batch: int, acceptance: float | None = None) -> list[Measured]:
+    """The windows of one arm at one batch, in the order taken."""
+    key = (arm, batch, acceptance)
+    return [each.measured for each in samples if (each.arm, each.batch, each.acceptance) == key]
+
+
+def summaries(samples: Sequence[Sample]) -> list[Summary]:
+    """One per acceptance, arm and batch, in the order of their first windows."""
+    keys = dict.fromkeys((each.acceptance, each.batch, each.arm) for each in samples)
+    return [_summary([each for each in samples if (each.acceptance, each.batch, each.arm) == key]) for key in keys]
+
+
+def _summary(samples: Sequence[Sample]) -> Summary:
+    taken = [each.measured for each in samples]
+    rates = [rate_of(each) for each in taken]
+    states = [each.speculation or SpeculationState() for each in taken]
+    first = samples[0]
+    return Summary(
+        arm=first.arm,
+        batch=first.batch,
+        depth=first.depth,
+        given=first.acceptance,
+        speed=median(rates),
+        spread=(min(rates), max(rates)),
+        decode=median(map(decode_rate, taken)),
+        step_ms=median(_per(1e3 * each.decode_seconds, each.decode_steps) for each in taken),
+        per_row=median(_per(each.decode_tokens, each.rows) for each in taken),
+        acceptance=median(_per(each.accepted, each.drafted) for each in taken),
+        hits=median(_per(state.hits, state.hits + state.misses) for state in states),
+        wait_ms=median(_per(1e3 * state.wait, each.steps) for state, each in zip(states, taken, strict=True)),
+        cpu=median(_per(each.cpu, each.seconds) for each in taken),
+        drafter=median(each.drafter for each in samples),
+    )
+
+
+def budget(measured: Measured) -> dict[str, float]:
+    """Milliseconds per step and part, of a timed window.
+
+    What a remote drafter computed while the engine waited is known from its tells; a draft model inside the engine is
+    all draft.
+    """
+    parts = {name: 1e3 * seconds / measured.steps for name, seconds in measured.parts.items()}
+    propose = parts.pop("propose", 0.0)
+    state = measured.speculation
+    if state is None or not state.asked:
+        return parts | ({"draft": propose} if propose else {})
+    wait = 1e3 * state.wait / measured.steps
+    draft = min(wait, 1e3 * state.draft / measured.steps)
+    return parts | {"draft": draft, "transport": wait - draft, "proposer": max(0.0, propose - wait)}
+
+
+def _per(amount: float, count: float) -> float:
+    return amount / count if count else 0.0

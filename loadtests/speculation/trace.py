@@ -1,0 +1,108 @@
+"""The controller on traffic that changes: every arm runs the same phases one after the other, changes included."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import msgspec
+
+from loadtests.speculation.arms import PLAIN, Arm
+from loadtests.speculation.messages import Run
+from loadtests.speculation.rig import Rig
+from loadtests.speculation.summary import rate_of
+
+FIXED = (0, 2, 4, 6, 8)
+"""The depths the controller is held against; 0 is plain vLLM."""
+ADAPTIVE = "adaptive"
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """``order``: the prompts of its traffic, ``batch`` of them in flight."""
+
+    name: str
+    batch: int
+    order: tuple[int, ...]
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """Tokens per second of one arm in one phase of one round; ``depth`` is the last mean depth chosen."""
+
+    phase: str
+    arm: str
+    speed: float
+    depth: float
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """A phase in hindsight: the controller's rates per round, and those of the best fixed depth."""
+
+    phase: str
+    ours: tuple[float, ...]
+    best: str
+    theirs: tuple[float, ...]
+
+
+def phases(domains: Sequence[str]) -> list[Phase]:
+    """From predictable to made-up and back, from alone to crowded; ``domains`` are those of the prompts, by index."""
+    of = {name: tuple(i for i, domain in enumerate(domains) if domain == name) for name in dict.fromkeys(domains)}
+    mix = tuple(i for i, domain in enumerate(domains) if domain != "records")
+    return [
+        Phase("code, 1", 1, of["code"]),
+        Phase("code, 16", 16, of["code"]),
+        Phase("records, 16", 16, of["records"]),
+        Phase("records, 4", 4, of["records"]),
+        Phase("mix, 4", 4, mix),
+        Phase("mix, 1", 1, mix),
+    ]
+
+
+class Trace:
+    """``tunable`` is the arm whose depth is fixed in turn, ``adaptive`` the one with the controller."""
+
+    def __init__(self, rig: Rig, adaptive: Arm, tunable: Arm, seconds: float) -> None:
+        self._rig, self._adaptive, self._tunable, self._seconds = rig, adaptive, tunable, seconds
+        self._sizes: dict[str, int] = {}
+
+    def calibrate(self, course: Sequence[Phase]) -> None:
+        """How many prompts plain decoding needs for a phase of the right length."""
+        for phase in course:
+            found = self._rig.run(PLAIN, Run(phase.batch, phase.order, self._seconds / 4, 0.0)).measured
+            size = round(self._seconds * found.finished / found.seconds)
+            self._sizes[phase.name] = max(phase.batch, size)
+
+    def measure(self, course: Sequence[Phase], rounds: int) -> Iterator[Pace]:
+        """All arms through all phases; every other round in the opposite order."""
+        for turn in range(rounds):
+            for name, arm, depth in self._arms()[:: -1 if turn % 2 else 1]:
+                if arm.tunable:
+                    self._rig.fix(arm, depth)
+                for phase in course:
+                    yield self._pace(name, arm, phase)
+
+    def _arms(self) -> list[tuple[str, Arm, int]]:
+        fixed = [(f"K={depth}", self._tunable if depth else PLAIN, depth) for depth in FIXED]
+        return [(ADAPTIVE, self._adaptive, 0), *fixed]
+
+    def _pace(self, name: str, arm: Arm, phase: Phase) -> Pace:
+        size = self._sizes[phase.name]
+        order = tuple(phase.order[index % len(phase.order)] for index in range(size))
+        measured = self._rig.run(arm, Run(phase.batch, order, self._seconds, 0.0)).measured
+        state = measured.speculation
+        return Pace(phase.name, name, rate_of(measured), state.depth if state else 0.0)
+
+
+def verdicts(paces: Sequence[Pace]) -> list[Verdict]:
+    """The controller against the best fixed depth of each phase, chosen afterwards by its median."""
+    return [_verdict(phase, _by_arm(paces, phase)) for phase in dict.fromkeys(pace.phase for pace in paces)]
+
+
+def _by_arm(paces: Sequence[Pace], phase: str) -> dict[str, tuple[float, ...]]:
+    names = dict.fromkeys(pace.arm for pace in paces)
+    return {name: tuple(p.speed for p in paces if (p.phase, p.arm) == (phase, name)) for name in names}
+
+
+def _verdict(phase: str, speeds: Mapping[str, tuple[float, ...]]) -> Verdict:
+    fixed = {name: rates for name, rates in speeds.items() if name != ADAPTIVE}
+    best = max(fixed, key=lambda name: median(fixed[name]))
+    return Verdict(phase, speeds[ADAPTIVE], best, fixed[best])

@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from scipy.stats import chi2_contingency
 
 from deployments.ingress.prompts import FastCodec
 from deployments.ingress.serving_pb2 import Sampling, Summary
 from experts.zoo.catalog import model_path
 from experts.zoo.prompts import held_out_prompts
 from router.jobs import Conversation, Message
+from tests.chance import chi_square
 from tests.cluster.conftest import Cluster
 from tests.cluster.streams import complete_all
 
@@ -111,15 +111,3 @@ async def test_sampled_tokens_have_the_distribution_of_plain_vllm(cluster):
     theirs = Counter(tuple(tokens) for tokens in expected)
     assert total(answers, "drafted") > 0
     assert chi_square(ours, theirs) > 0.001
-
-
-def chi_square(one: Counter, other: Counter) -> float:
-    """Probability of two samples at least this different if both come from one distribution; rare outcomes pooled so
-    that every expected count is at least five."""
-    common = [key for key in one | other if one[key] + other[key] >= 10]
-    table = [[each[key] for key in common] for each in (one, other)]
-    rest = [sum(each.values()) - sum(row) for each, row in zip((one, other), table, strict=True)]
-    if sum(rest) >= 10:
-        table = [[*row, left] for row, left in zip(table, rest, strict=True)]
-    assert len(table[0]) > 1, "every sample is the same: nothing is being tested"
-    return chi2_contingency(table).pvalue

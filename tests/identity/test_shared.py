@@ -1,0 +1,70 @@
+"""One draft replica under three verifiers at different load: each keeps its tokens, its deadline and its share."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from experts.api import WAIT_BUCKETS, SpeculationState
+from experts.speculation.share import Share, jain
+from tests.cluster.test_exactness import encoded
+from tests.identity.engine import EngineProcess, Event, Load
+from tests.identity.faults import replicas
+from tests.identity.test_layouts import differing
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(420)]
+
+DEADLINE = 0.025
+SLACK = 1.0 - 0.99
+"""Share of waits that may end later than the deadline: with four processes on two cores some are put off the core."""
+LENGTH = 64
+SHARED = {"layout": "shared", "pool": "draft", "depth": 6, "deadline_ms": 1000 * DEADLINE}
+LOADS = {"general": (120, 12), "code": (60, 4), "tools": (24, 1)}
+"""Requests in all, and at once."""
+
+
+def overdue(state: SpeculationState) -> float:
+    """Share of the waits that lasted longer than the deadline."""
+    within = sum(count for bound, count in zip(WAIT_BUCKETS, state.waits, strict=False) if bound <= DEADLINE)
+    return 1 - within / sum(state.waits)
+
+
+def together(children: Sequence[EngineProcess], loads: Sequence[Load]) -> list[Event]:
+    runs = [child.run(load) for child, load in zip(children, loads, strict=True)]
+    ended: dict[int, Event] = {}
+    while len(ended) < len(runs):
+        for place, run in enumerate(runs):
+            if place not in ended and (event := next(run)).tokens is not None:
+                ended[place] = event
+    return [ended[place] for place in range(len(runs))]
+
+
+def served(share: Share) -> float:
+    """Of the asks it waited for, how many were answered in time."""
+    return share.answered / max(1, share.answered + share.expired)
+
+
+def test_three_verifiers_share_a_draft_replica_and_none_waits_beyond_its_deadline(
+    engine: Callable[..., EngineProcess], record_property: Callable[[str, object], None]
+) -> None:
+    loads = [Load(encoded(count), LENGTH, at_once=at_once) for count, at_once in LOADS.values()]
+    plain = []
+    for name, load in zip(LOADS, loads, strict=True):
+        alone = engine(verifier=f"zoo:{name}")
+        plain.append(alone.complete(load).tokens)
+        alone.stop()
+    with replicas("draft-0") as running:
+        children = [engine(verifier=f"zoo:{name}", **SHARED) for name in LOADS]
+        for child in children:
+            child.use([running["draft-0"].peer])
+        ended = together(children, loads)
+        shares = running["draft-0"].shares()
+    fairness = jain([served(share) for share in shares])
+    record_property("fairness", fairness)
+    record_property("shares", [repr(share) for share in shares])
+    assert len(shares) == len(LOADS)
+    for event, expected in zip(ended, plain, strict=True):
+        assert event.failures == []
+        assert differing(event, expected) == []
+        assert sum(event.speculation.accepted) > LENGTH
+        assert overdue(event.speculation) <= SLACK
+    assert fairness > 0.9

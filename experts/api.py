@@ -121,12 +121,12 @@ class SpeculationState(msgspec.Struct, frozen=True, omit_defaults=True):
     """What speculation has done in one life of an engine. All but ``mode`` and ``depth`` are counters that only grow.
 
     ``steps`` decoded something, ``speculated`` of them verified drafts. Of ``asked`` questions to the draft pool each
-    was ``answered``, ``late`` or ``garbage``; ``lost`` counts sessions a drafter did not know. Of the rows that wanted
-    drafts ``hits`` found theirs made ahead and ``misses`` did not. ``drafted[i]`` and ``accepted[i]`` count drafts at
-    position i; ``waits`` counts waits per bucket of ``WAIT_BUCKETS``. Seconds: ``wait`` for drafts, ``draft`` of it
-    computed by drafters, ``verify`` spent in steps that verified, ``plain`` what the same steps would have taken
-    without drafts, as estimated. ``mode`` is the last choice's, ``depth`` the lately chosen mean, ``changes`` counts
-    changes of mode per "mode:reason".
+    was ``answered``, ``late`` or ``garbage``, which also counts unasked messages that were of no use; ``lost`` counts
+    sessions a drafter did not know. Of the rows that wanted drafts ``hits`` found theirs made ahead and ``misses`` did
+    not. ``drafted[i]`` and ``accepted[i]`` count drafts at position i; ``waits`` counts waits per bucket of
+    ``WAIT_BUCKETS``. Seconds: ``wait`` for drafts, ``draft`` of it computed by drafters, ``verify`` spent in steps that
+    verified, ``plain`` what the same steps would have taken without drafts, as estimated. ``mode`` is the last
+    choice's, ``depth`` the lately chosen mean, ``changes`` counts changes of mode per "mode:reason".
     """
 
     steps: int = 0

@@ -128,9 +128,10 @@ def _spend(steps: int) -> None:
 def _check(name: str, check: Keyword, *situation: Any) -> Iterator[Any]:
     """One keyword, paid for; ``situation`` is what the library calls it with: validator, value, instance, schema.
     Comparing items with each other costs the square of their number."""
-    _, _, instance, schema = situation
+    _, value, instance, schema = situation
     many = len(instance) if isinstance(instance, list | dict) else 1
     _spend(many * many if name == "uniqueItems" else many)
+    _spend(len(value) if isinstance(value, list | dict) else 0)  # subschemas, each of which is entered
     if name == "additionalProperties" and "patternProperties" in schema:
         return
     for error in check(*situation) or ():

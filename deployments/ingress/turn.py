@@ -228,7 +228,7 @@ async def serving(plan: Plan, stage: Stage) -> AsyncIterator[Turn]:
         metrics.duration.labels(pool).observe(seconds)
         sample = turn.sample(outcome, seconds)
         if sample is not None:
-            stage.trial.end(sample, turn.evidence())
+            stage.trial.end(sample, turn.evidence() if sample.decision.why == "ramp" else ())
 
 
 async def merged(streams: Sequence[AsyncGenerator[Step, None]]) -> AsyncGenerator[Step, None]:

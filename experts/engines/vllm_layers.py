@@ -1,5 +1,6 @@
 """What is laid over vLLM's model runner so that drafts know whose they are. See ``vllm_worker`` for who uses what."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from experts.engines.vllm_options import SECTION
 from experts.engines.vllm_proposer import Proposer
 from experts.engines.vllm_steps import Row, Steps, steps_of
 from experts.speculation.strict import Strict, pieces_of
+
+logger = logging.getLogger(__name__)
 
 
 class SeededRunner:
@@ -177,4 +180,8 @@ def calls_of(vllm_config: Any) -> Strict | None:
     model = vllm_config.model_config
     if mode is None or model.skip_tokenizer_init:
         return None
-    return Strict(pieces_of(cached_tokenizer_from_config(model), model.get_vocab_size()), mode)
+    try:
+        return Strict(pieces_of(cached_tokenizer_from_config(model), model.get_vocab_size()), mode)
+    except ValueError as error:
+        logger.warning("tool calls are not followed, and drafts inside them not filtered: %s", error)
+        return None

@@ -73,6 +73,9 @@ def environment(plan: Plan) -> dict[str, str]:
     if not plan.gpu and plan.arguments.get("enforce_eager"):
         # Without it the first request for logprobs compiles a helper of vLLM's and holds up all others for seconds.
         variables["TORCHDYNAMO_DISABLE"] = "1"
+    if plan.speculates:
+        # The layers over vLLM's model runner (see ``vllm_layers``) are made for this generation of it.
+        variables["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     if plan.cores:
         variables["OMP_NUM_THREADS"] = str(len(plan.cores))
     return variables

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from vllm.platforms import current_platform
 
+from cluster.errors import ConfigError
 from experts.api import DraftPeer
 from experts.engines import vllm_sampling
 from experts.engines.vllm_layers import DraftingRunner, SeededRunner
@@ -32,6 +33,8 @@ class Worker(_worker_base()):  # type: ignore[misc]  # vLLM is untyped here
     def init_device(self) -> None:
         super().init_device()
         speculates = self.vllm_config.speculative_config is not None
+        if speculates and self.vllm_config.use_v2_model_runner:
+            raise ConfigError("speculation needs vLLM's model runner V1: leave VLLM_USE_V2_MODEL_RUNNER unset")
         runner = self.model_runner
         layers: list[type] = []
         if speculates:

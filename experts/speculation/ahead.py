@@ -55,6 +55,7 @@ class Branched:
         """A round with one row per bet, rows of a session side by side, which is good for ``depth`` passes and one."""
         if self._rounds:
             self._rounds[-1].rank()
+            self._rounds[-1].window.seal()
         rows = [(session, bet) for session, offer in zip(sessions, offers, strict=True) for bet in offer]
         slots = [session.slot for session, _ in rows]
         cached = [session.final + bet.accepted for session, bet in rows]

@@ -79,6 +79,7 @@ class Window:
         bias = torch.from_numpy(np.where(gap, np.float32(BLOCKED), np.float32(0)))
         self.bias = bias.to(store.device, store.dtype).repeat_interleave(heads, 0)[:, None]
         self._view: View | None = None
+        self._sealed = 0
 
     @property
     def view(self) -> View:
@@ -111,8 +112,15 @@ class Window:
         columns = self._first - self._counts
         for row in taken:
             slot, place, column, length = self._slots[row], self._cached[row], columns[row], lengths[row]
-            new = self.data[:, :, row, :, column : column + length]
+            new = self.data[:, :, row, :, column - self._sealed : column - self._sealed + length]
             self._cache.store[:, :, slot, :, place : place + length] = new
+
+    def seal(self) -> None:
+        """Let go of everything but the new columns, which is all that ``commit`` needs: no further pass can be run."""
+        if not self._sealed:
+            self._sealed = int((self._first - self._counts).min())
+            self.data = self.data[..., self._sealed : self.used, :].clone()
+            self.keys, self.values, self._view = [], [], None
 
 
 class Inside(Window):

@@ -30,6 +30,10 @@ Cut = Callable[[], bool]
 """Whether to stop drafting ahead; asked between passes."""
 
 
+COLUMNS = 16_384
+"""The most tokens of history that are copied out of the cache to draft ahead on, all rows as long as the longest."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ahead:
     """How far a drafter goes ahead: for ``branches`` verdicts per session at most (0: not at all), ``rows`` in all."""
@@ -113,7 +117,9 @@ class Drafter:
         passes = max((session.flight + 1 - session.made for session in lacking), default=0)
         depth = max((session.depth for session in sessions), default=0)
         left = time - passes * self.cost(len(lacking))
-        rows, depth = extent(len(sessions), depth, self._ahead.rows, cost=self.cost, time=left)
+        longest = max((session.final for session in sessions), default=0) + 1
+        most = min(self._ahead.rows, max(1, COLUMNS // longest))
+        rows, depth = extent(len(sessions), depth, most, cost=self.cost, time=left)
         if not rows or not self._extend(lacking, passes, cut):
             return []
         self.rank()

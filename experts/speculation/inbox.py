@@ -24,7 +24,7 @@ SILENCE = 0.25
 @dataclass(slots=True)
 class DraftStats:
     """Counters since the start, as in ``SpeculationState``. ``plain`` counts rows nobody was asked about, ``drafted``
-    tokens. Only asks that were waited for count as ``asked``."""
+    tokens. Only asks that were waited for count as ``asked``; ``garbage`` also counts what came unasked."""
 
     asked: int = 0
     answered: int = 0
@@ -68,6 +68,7 @@ class Inbox:
                     if self._read(replica) is None:
                         break
             except ProtocolError:
+                self._stats.garbage += 1
                 replica.missed("garbage", now)
             if replica.silent is not None and now - replica.silent > max(SILENCE, 8 * self._patience):
                 replica.missed("late", now)

@@ -202,9 +202,8 @@ class RemoteDrafts:
         for replica, batch in batches.items():
             limit = budget if batch.waits else 0.0
             ask = DraftAsk(self._epoch, self._step, tuple(batch.rows), budget=limit, horizon=horizon)
-            leads = horizon > 0 and any(row.depth for row in batch.rows)
             now = time.monotonic()
-            if not replica.ask(ask, now, answered=batch.waits or leads):
+            if not replica.ask(ask, now, answered=batch.waits):
                 self._stats.plain += len(batch.rows)
             elif batch.waits:
                 replica.question = waiting[replica] = Question(ask, tuple(batch.places), now)

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -22,8 +22,9 @@ STEPS = 3
 class Trouble:
     """The course of a run: each act happens once the given share of the requests has finished."""
 
-    def __init__(self, child: EngineProcess, first: DraftProcess, second: DraftProcess) -> None:
-        self._child, self._first, self._second = child, first, second
+    def __init__(self, child: EngineProcess, replicas: Sequence[DraftProcess]) -> None:
+        self._child = child
+        self._first, self._second, self._spare = replicas
         self._open = contextlib.ExitStack()
         self.done: list[str] = []
 
@@ -47,8 +48,7 @@ class Trouble:
         self._second.kill()
 
     def replace_it(self) -> None:
-        self._second = DraftProcess("draft-1")
-        self._open.callback(self._second.kill)
+        self._second = self._spare
         self._child.use([self._first.peer, self._second.peer])
 
     def delay_both(self) -> None:
@@ -81,10 +81,10 @@ class Trouble:
 def test_draft_replicas_may_fail_in_every_way_in_the_middle_of_a_run(
     engine: Start, prompts: list[list[int]], plain: list[list[int]]
 ) -> None:
-    with replicas("draft-0", "draft-1") as running:
-        child = engine(layout="split", pool="draft", depth=6, retry_ms=50)
-        child.use([each.peer for each in running.values()])
-        trouble = Trouble(child, *running.values())
+    with replicas("draft-0", "draft-1", "draft-2") as running:
+        child = engine(layout="split", pool="draft", depth=6, controller="fixed", retry_ms=50)
+        child.use([running["draft-0"].peer, running["draft-1"].peer])
+        trouble = Trouble(child, list(running.values()))
         ended = trouble.follow(child.run(Load(prompts, LENGTH, at_once=12, doomed=0.1)), len(prompts))
         assert ended.failures == []
         assert differing(ended, plain) == []

@@ -112,6 +112,7 @@ class RouterService:
                 self._members[peer] = (message.replica, message.epoch)
                 self._send(self._dispatcher.register(message, now))
                 self._announce(now)
+                self._tell_drafters(peer, message, now)
             case Withdraw():
                 self._dispatcher.withdraw(message.replica, message.epoch)
                 self._announce(now)
@@ -156,6 +157,15 @@ class RouterService:
                 self._dispatcher.lost(*self._members.pop(peer))
             self._tell_gateways(now)
             alive = self._dispatcher.alive(now)
+
+    def _tell_drafters(self, peer: bytes, member: Registration, now: float) -> None:
+        """How full draft replicas are changes between two announcements: a verifier hears it when it registers, which
+        it does once a second."""
+        if member.kind == "expert":
+            whole = self._dispatcher.directory(now)
+            drafting = tuple(pool for pool in whole.pools if pool.kind == "draft")
+            if drafting:
+                self._service.send(peer, msgspec.structs.replace(whole, pools=drafting))
 
     def _send(self, outcomes: list[Outcome]) -> None:
         """A lease that cannot be delivered is free again; its asker, if it comes back, asks again."""

@@ -121,6 +121,9 @@ def _method(pool: PoolConfig) -> dict[str, Any]:
         return {"method": "ngram", "prompt_lookup_min": NGRAM_MIN, "prompt_lookup_max": NGRAM_MAX}
     if speculation.model is None:
         return {"method": "custom_class", "model": PROPOSER}
+    if engine.options.get("data_parallel_size", 1) > 1:
+        # Each rank would decide by its own clock whether the draft model runs, and they wait for each other.
+        raise ConfigError("layout co_resident does not go with data_parallel_size: give the pool replicas instead")
     return {
         "method": "draft_model",
         "model": _locate(speculation.model),

@@ -23,7 +23,7 @@ class Placement:
         self._connect, self._retry, self._changes = connect, retry, changes
         self._replicas: dict[str, Replica] = {}
         self._homes: dict[str, Replica] = {}
-        self._refused: dict[str, float] = {}
+        self._refused: dict[str, dict[str, float]] = {}
 
     @property
     def replicas(self) -> Iterable[Replica]:
@@ -42,9 +42,14 @@ class Placement:
         home = self._homes.get(session)
         if home is not None and _takes(home, now, asked):
             return home
-        if self._refused.get(session, now) > now:
-            return None
-        others = [each for each in self.replicas if (home is None or each.trust.closed) and _takes(each, now, asked)]
+        refused = self._refused.get(session, {})
+        others = [
+            each
+            for each in self.replicas
+            if (home is None or each.trust.closed)
+            and _takes(each, now, asked)
+            and refused.get(each.peer.replica, now) <= now
+        ]
         if not others:
             return None
         self.leave(session)
@@ -56,16 +61,21 @@ class Placement:
 
     def leave(self, session: str) -> Replica | None:
         """Take a session from its home, which is returned; unknown ones have none."""
-        self._refused.pop(session, None)
         home = self._homes.pop(session, None)
         if home is not None:
             del home.kept[session]
         return home
 
+    def close(self, session: str) -> Replica | None:
+        """Forget a session that has ended; its home is returned."""
+        self._refused.pop(session, None)
+        return self.leave(session)
+
     def refuse(self, session: str, now: float) -> None:
         """A replica that was sent everything and still does not keep it has no room: leave it in peace for a while."""
-        self.leave(session)
-        self._refused[session] = now + self._retry
+        home = self.leave(session)
+        if home is not None:
+            self._refused.setdefault(session, {})[home.peer.replica] = now + self._retry
 
     def use(self, peers: Sequence[DraftPeer]) -> None:
         """Replace the known replicas. Sessions of one that is gone, or has a new life, have no home any more."""

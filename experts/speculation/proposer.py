@@ -138,7 +138,7 @@ class RemoteDrafts:
         for session in sessions:
             self._offers.pop(session, None)
             self._inbox.drop(session)
-            if replica := self._placement.leave(session):
+            if replica := self._placement.close(session):
                 closed.setdefault(replica, []).append(session)
         for replica, names in closed.items():
             replica.link.send(DraftAsk(self._epoch, self._step, (), tuple(names), budget=0.0))

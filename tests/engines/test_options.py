@@ -108,6 +108,17 @@ def test_a_pinned_engine_uses_as_many_threads_as_cores_and_cores_wrap_round() ->
     assert fitting((5,), {2}) == {2}
 
 
+@pytest.mark.parametrize("speculation", [SPLIT, CO_RESIDENT, {"layout": "ngram"}], ids=lambda given: given["layout"])
+def test_an_engine_that_speculates_runs_on_the_model_runner_our_layers_fit(speculation: dict) -> None:
+    assert environment(plan("p", vllm_pool(speculation=speculation)))["VLLM_USE_V2_MODEL_RUNNER"] == "0"
+    assert "VLLM_USE_V2_MODEL_RUNNER" not in environment(plan("p", vllm_pool()))
+
+
+def test_a_co_resident_draft_and_ranks_that_decide_by_themselves_contradict_each_other() -> None:
+    with pytest.raises(ConfigError, match="data_parallel_size"):
+        plan("p", vllm_pool(speculation=CO_RESIDENT, options={"data_parallel_size": 2}))
+
+
 def test_only_kinds_that_generate_have_an_engine() -> None:
     draft = pool({"kind": "draft"}, model="zoo:draft", kind="draft")
     with pytest.raises(ConfigError, match="simulated"):

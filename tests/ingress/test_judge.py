@@ -71,6 +71,7 @@ EXPLODING["$ref"] = "#/$defs/d0"
         ("1", json.dumps(EXPLODING)),
         (json.dumps([{"a": number} for number in range(1500)]), '{"uniqueItems": true}'),
         (json.dumps([0] * 8000), json.dumps({"allOf": [{"items": {}}] * 500})),
+        (json.dumps([0] * 8000), json.dumps({"items": {"allOf": [{}] * 4500}})),
     ],
 )
 def test_a_schema_that_costs_too_much_gets_no_verdict_and_soon(text, schema):

@@ -2,13 +2,16 @@
 
 import logging
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
+import torch
 from vllm.tokenizers.registry import cached_tokenizer_from_config
 from vllm.utils.torch_utils import PIN_MEMORY
 from vllm.v1.sample.logits_processor import BUILTIN_LOGITS_PROCESSORS, LogitsProcessors
 
 from experts.api import DraftPeer, SpeculationState
+from experts.engines import vllm_seeds
 from experts.engines.vllm_options import SECTION
 from experts.engines.vllm_proposer import Proposer
 from experts.engines.vllm_steps import Row, Steps, steps_of
@@ -55,6 +58,7 @@ class SpeculatingRunner:
     requests: dict[str, Any]
     vllm_config: Any
     device: Any
+    rejection_sampler: Any
     steps: Steps
 
     def prepare(self, *, leads: bool) -> None:
@@ -62,6 +66,7 @@ class SpeculatingRunner:
         self._leads = leads
         self.steps = self._steps()
         self.steps.calls = calls_of(self.vllm_config) if leads else None
+        vllm_seeds.lay_over(self.rejection_sampler)
         self.input_batch.logitsprocs = LogitsProcessors(
             kind(self.vllm_config, self.device, PIN_MEMORY) for kind in BUILTIN_LOGITS_PROCESSORS
         )
@@ -158,9 +163,16 @@ class DraftingRunner(SpeculatingRunner):
         del metadata
         return True
 
+    def _calc_spec_decode_metadata(self, num_draft_tokens: Any, cu_num_scheduled_tokens: Any) -> Any:
+        """A step without drafts needs nothing but the places of its last tokens."""
+        if num_draft_tokens.any():
+            return super()._calc_spec_decode_metadata(num_draft_tokens, cu_num_scheduled_tokens)  # type: ignore[misc]
+        last = torch.from_numpy(cu_num_scheduled_tokens - 1).to(self.device)
+        return SimpleNamespace(logits_indices=last, num_draft_tokens=())
+
     def propose_draft_token_ids(self, scheduler_output: Any, sampled: Any, *args: Any, **kwargs: Any) -> Any:
         del args, kwargs
-        if not self._leads:
+        if not self._leads or self.steps.rest(self.input_batch.req_ids):
             return [[] for _ in sampled]
         rows = self._rows(scheduler_output, sampled)
         return self.drafter.draft(rows, scheduler_output.num_spec_tokens_to_schedule)

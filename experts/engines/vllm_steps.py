@@ -63,8 +63,8 @@ def wanted(row: Row, *, depth: int, context: int) -> int:
 
 class Steps:
     """Between two steps of the engine: ``begin`` takes in the one that ended and gives the depths for the next,
-    ``end`` is called when its drafts are there. Nothing raises: what fails is counted in ``failures``, logged once
-    for each kind, and means no drafts.
+    ``end`` is called when its drafts are there; or ``rest`` says that neither is needed. Nothing raises: what fails is
+    counted in ``failures``, logged once for each kind, and means no drafts.
 
     ``rooms`` are how many drafts each row of the last ``begin`` could use, ``calls`` follows those that may call tools.
     ``depth`` is the most of any row, ``context`` the model's; ``strict``: rows bound by a grammar, or inside a tool
@@ -86,6 +86,7 @@ class Steps:
         self._depth, self._context, self._strict = min(depth, MAX_DEPTH), context, strict
         self.calls: Strict | None = None
         self._sessions: frozenset[str] = frozenset()
+        self._left = 0
         self._began = self._ended = self._wait = self._draft = 0.0
         self._tally = _Tally(self._depth)
 
@@ -103,7 +104,20 @@ class Steps:
             zeros = (0,) * len(rows)
             choice = Choice(zeros, zeros, pace=0.0, horizon=0.0, mode="plain", reason="failed")
         self._tally.chosen(choice)
+        self._left = choice.rest
         return choice
+
+    def rest(self, sessions: Iterable[str]) -> bool:
+        """Whether the step that ended, with these requests, and the next are among those that there is nothing to say
+        about. Called instead of ``begin``; if not, ``begin`` is due."""
+        if self._left <= 0:
+            return False
+        self._left -= 1
+        self._sessions, self._wait, self._draft = frozenset(sessions), 0.0, 0.0
+        self._depths.rest()
+        self._tally.rested()
+        self._ended = self._clock()
+        return True
 
     def fitting(self, rows: Sequence[Row], drafts: Sequence[list[int]]) -> list[list[int]]:
         """The drafts of each row, those for a tool call as far as its form allows them."""
@@ -228,6 +242,9 @@ class _Tally:
         elif self._alone:
             self._verify += timing.verify
             self._plain += self._alone[min(self._alone, key=lambda rows: abs(rows - timing.rows))]
+
+    def rested(self) -> None:
+        self._steps += 1
 
     def chosen(self, choice: Choice) -> None:
         if choice.mode != self.mode:

@@ -27,11 +27,15 @@ WARM = 2
 PATIENCE = 8
 """Steps after which drafting begins even if nothing was measured."""
 STALE = 256
-"""Speculating steps after which a plain one is made to know its time again."""
+"""Speculating steps after which a plain one is made to know its time again, if speculation seems twice as fast: the
+less it seems to win, the sooner, down to a sixteenth, as then it matters more and costs less."""
 UNSEEN = 32
 """The same at a batch size that was hardly ever run plainly."""
-STANDS = {"speculate": 4, "plain": 8, "probe": 1}
-"""Steps for which a choice may stand, by mode."""
+STANDS = 4
+"""Steps for which a choice of depths may stand."""
+REST = 7
+"""Plain steps in a row without a look at what is going on: in most of them nothing is, and looking costs time that
+plain decoding does not have to spare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,12 @@ class _Batch:
     def verify(self, depths: Ints) -> float:
         """Seconds to verify what comes of these drafts."""
         return float(self.tariff.verify[round(float(self.wanted(depths) @ self.tariff.supply))])
+
+    def pace(self, depths: Ints) -> float:
+        """Tokens per second, waits and drafts that do not come included; never below those of plain decoding."""
+        plain, deepest = len(self.room) / self.tariff.plain, int(depths.max(initial=0))
+        tokens = len(self.room) + float(_accepted(self.gains * self.tariff.supply, depths).sum())
+        return max(plain, tokens / float(self.verify(depths) + self.tariff.wait[deepest]))
 
     def cost(self, depths: Ints) -> float:
         """Their time beyond a plain step's, in plain steps, before anything is accepted."""
@@ -128,15 +138,21 @@ class AdaptiveDepth:
         choice = Choice(
             tuple(depths.tolist()),
             tuple(gains.tolist()),
-            pace=(len(rows) + float(gains.sum())) / verify,
+            pace=batch.pace(depths if mode == "speculate" else np.zeros_like(depths)),
             horizon=verify + float(batch.tariff.wait[0]),
             mode=mode,
             reason=reason,
+            rest=self._leisure(mode, reason),
         )
         self._asked = _Asked(depths, batch.tariff.plain, verify, mode)
-        if batch.room.any() and reason != "refresh" and not tried.any() and not self._stance.doubt:
+        if mode == "speculate" and depths.any() and not tried.any() and not self._stance.doubt:
             self._kept = _Kept(self._step, _names(rows), batch.room, self._asked, choice)
         return choice
+
+    def rest(self) -> None:
+        """A plain step that was not asked about."""
+        self._step += 1
+        self._purse = self._purse.earn(1.0)
 
     def judge(self, verdicts: Sequence[Verdict], now: float) -> None:
         """Verdicts of the step that ended. A row that wanted drafts and is not judged got none."""
@@ -183,16 +199,13 @@ class AdaptiveDepth:
     def _again(self, rows: Sequence[RowView]) -> Choice | None:
         """The last choice, as far as rows have room for it, if it can stand."""
         kept, self._kept = self._kept, None
-        if kept is None or self._tally.lost > 1.0 or self._costs.dry:
+        if kept is None or self._step - kept.step >= STANDS or kept.names != _names(rows):
             return None
-        if self._step - kept.step >= STANDS[kept.choice.mode]:
-            return None
-        plain = kept.choice.mode == "plain" and len(rows) == len(kept.names)
-        if not plain and kept.names != _names(rows):
+        if self._tally.lost > 1.0 or self._costs.dry:
             return None
         room = _room(rows, len(self._levels))
         asked, choice = kept.asked, kept.choice
-        if not plain and (room > kept.room).any():
+        if (room > kept.room).any():
             return None
         self._kept = kept
         depths = np.minimum(asked.depths, room)
@@ -201,6 +214,12 @@ class AdaptiveDepth:
             return choice
         gains = tuple(float(min(pair)) for pair in zip(choice.gains, depths.tolist(), strict=True))
         return replace(choice, depths=tuple(depths.tolist()), gains=gains)
+
+    def _leisure(self, mode: str, reason: str) -> int:
+        """For how many plain steps there will be nothing to choose: not beyond the next probe."""
+        if mode != "plain" or reason in ("start", "refresh"):
+            return 0
+        return max(0, min(REST, self._stance.due - self._step - 1))
 
     def _batch(self, rows: Sequence[RowView]) -> _Batch:
         depth = len(self._levels)
@@ -258,10 +277,11 @@ class AdaptiveDepth:
         """Whether to make this a plain step, to know the time of one; it costs what drafts would have won."""
         age = self._costs.age(len(depths))
         passed = self._step - self._checked if age is None else min(age, self._step - self._checked)
-        if passed < (UNSEEN if age is None else STALE):
+        won = float(_accepted(batch.gains * batch.tariff.supply, depths).sum()) / len(depths)
+        ratio = (1.0 + won) / (1.0 + batch.cost(depths))
+        if passed < min(STALE * max(1 / 16, min(ratio - 1.0, 1.0)), UNSEEN if age is None else STALE):
             return False
-        won = float(_accepted(batch.gains, depths).sum()) / len(depths)
-        cost = 1.0 - (1.0 + batch.cost(depths)) / (1.0 + won)
+        cost = 1.0 - 1.0 / ratio
         if self._purse.saved < cost:
             return False
         self._purse = self._purse.pay(cost)

@@ -28,8 +28,10 @@ CHANGED = 5
 """So many surprises in a row, all above or all below, mean that it has changed for good."""
 KNOWN = 3
 """Measurements from which on a cell is one to rely on."""
+HALF = 64
+"""Steps after which what a cell has seen counts half against the next measurement."""
 REFIT = 8
-"""Steps between two fits if nothing surprises."""
+"""Steps between two fits if nothing surprises, or something does only once."""
 LONGEST = 3600.0
 """Seconds. No step takes longer; a clock that says so is wrong."""
 MANY = 1 << 40
@@ -77,6 +79,8 @@ class Cell:
         error, limit = value - self.mean - shift, SHARP * self.spread + 0.02 * self.mean
         surprise = abs(error) > 0.5 * limit
         self.run = (max(self.run, 0) + 1 if error > 0 else min(self.run, 0) - 1) if surprise else 0
+        if self.seen > KNOWN:
+            self.seen = max(KNOWN, round(min(self.seen, MEMORY) * 0.5 ** min((step - self.last) / HALF, 32.0)))
         weight = max(1.0 / (self.seen + 1), 1.0 / MEMORY)
         moved = min(error, 0.0) if self.seen < KNOWN else weight * max(-limit, min(error, limit))
         self.mean = max(0.0, self.mean + moved + weight * shift)
@@ -116,8 +120,8 @@ class Surface:
                 del self._cells[min(self._cells.values(), key=lambda each: each.last).key]
             cell = self._cells[key] = Cell(key)
             value = self._plausible(features, value)
-        surprise = cell.learn(value, self._step, features=features, slope=self.coefficients.tolist())
-        if surprise or cell.seen <= 4 or self._step % REFIT == 0:
+        cell.learn(value, self._step, features=features, slope=self.coefficients.tolist())
+        if abs(cell.run) in (2, CHANGED) or cell.seen in (1, 2, 4) or self._step % REFIT == 0:
             self._fit()
 
     def cells(self, first: int) -> list[tuple[int, float]]:

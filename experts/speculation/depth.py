@@ -47,9 +47,11 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Depth per row, in order, and what each row's drafts are expected to bring in accepted tokens. ``pace`` is the
-    expected tokens per second of the step without waiting, ``horizon`` the seconds until its verdict. ``mode`` is what
-    the step does ("plain", "speculate", "probe"), ``reason`` why the last change of mode was made."""
+    """Depth per row, in order, and what each row's drafts are expected to bring in accepted tokens. ``pace`` is how
+    many tokens per second are made in the long run, so what a second of waiting costs (0: not known), ``horizon`` the
+    seconds until the step's verdict. ``mode`` is what the step does ("plain", "speculate", "probe"), ``reason`` why the
+    last change of mode was made. ``rest`` is for how many steps after this one there is nothing to choose: they are
+    plain too, whoever is in them, and only to be counted (see ``Depths.rest``)."""
 
     depths: tuple[int, ...]
     gains: tuple[float, ...]
@@ -57,12 +59,16 @@ class Choice:
     horizon: float
     mode: str
     reason: str
+    rest: int = 0
 
 
 class Depths(Protocol):
     """Chooses depths from what it is told. Time, in seconds of any monotonic clock, is passed in."""
 
     def choose(self, rows: Sequence[RowView], now: float) -> Choice: ...
+
+    def rest(self) -> None:
+        """Another step has passed that was not asked about."""
 
     def judge(self, verdicts: Sequence[Verdict], now: float) -> None: ...
 
@@ -83,6 +89,9 @@ class FixedDepth:
         depths = tuple(min(self._depth, row.room) for row in rows)
         gains = tuple(float(depth) for depth in depths)
         return Choice(depths, gains, pace=0.0, horizon=float("inf"), mode="speculate", reason="fixed")
+
+    def rest(self) -> None:
+        """It is all the same."""
 
     def judge(self, verdicts: Sequence[Verdict], now: float) -> None:
         """Nothing is learned."""

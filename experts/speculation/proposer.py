@@ -104,8 +104,8 @@ class RemoteDrafts:
         self._step = 0
 
     def propose(self, rows: Sequence[DraftHistory], *, pace: float = 0.0, horizon: float = math.inf) -> Proposal:
-        """Drafts for each row. ``pace`` is how many tokens per second the verifier makes if it does not wait, so what
-        waiting costs (0: not known); ``horizon`` is in how many seconds the next verdict is expected."""
+        """Drafts for each row. ``pace`` is what a second of waiting costs, in tokens (0: not known); ``horizon`` is in
+        how many seconds the next verdict is expected."""
         began = time.monotonic()
         self._step += 1
         self._inbox.step = self._step
@@ -113,7 +113,7 @@ class RemoteDrafts:
         self._judge(rows, began)
         drafts: list[list[int]] = [[] for _ in rows]
         batches = self._plan(rows, drafts, began)
-        hits = sum(map(bool, drafts))
+        hits = sum(map(bool, drafts)) if self._ahead else 0
         budget = self._worth(batches, pace)
         waiting = self._send(batches, budget, horizon if self._ahead else 0.0)
         asked = time.monotonic()
@@ -182,12 +182,14 @@ class RemoteDrafts:
         return row.tokens.size - (home.kept[row.session].sent if home else 0) >= LAG
 
     def _worth(self, batches: dict[Replica, _Batch], pace: float) -> float:
-        """The longest wait that pays, in seconds; who usually takes longer is not waited for."""
+        """The longest wait that pays, in seconds; who usually takes longer is not waited for. A replica on probation is
+        asked about so few rows that no wait would pay: it has its time, as its breaker sees to it that this is rare."""
         hoped = {replica: batch for replica, batch in batches.items() if batch.waits}
         while hoped:
             budget = self._deadline
             if pace > 0:
                 budget = min(budget, sum(batch.gain for batch in hoped.values()) / pace)
+            budget = max([budget, *(min(replica.patience, self._deadline) for replica in hoped)])
             slow = [replica for replica in hoped if budget <= 0 or (pace > 0 and replica.pace > budget)]
             if not slow:
                 return budget

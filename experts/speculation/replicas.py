@@ -1,5 +1,6 @@
 """One draft replica as a verifier sees it: its link, how far it is trusted, and what it has been sent."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from experts.speculation.messages import (
 
 SMOOTHING = 0.2
 """Weight of the newest answer in the usual time of one."""
+AMPLE = 1.5
+"""Multiple of its usual time that is enough for any answer."""
 MOST = 0.9
 """Share of the deadline that counts as all of it: waits are counted in whole milliseconds."""
 FADING = 0.8
@@ -87,6 +90,11 @@ class Replica:
         """How long an answer seems to take, in seconds, vain waits included; 0 if nothing is known."""
         return self._usual * FADING**self._skipped
 
+    @property
+    def patience(self) -> float:
+        """Seconds it is to be given whatever that brings: on probation ample time, else none."""
+        return 0.0 if self.trust.closed else AMPLE * self._usual or math.inf
+
     def row(self, session: str, tokens: NDArray[np.int32], *, depth: int, held: int, most: int) -> DraftRow:
         """What to tell it of a history: ``most`` new tokens at most. It drafts only once it has them all."""
         sent = self.kept[session].sent
@@ -122,8 +130,8 @@ class Replica:
         self.settle(self.trust.answered(now))
 
     def late(self, now: float, waited: float, deadline: float) -> None:
-        """Waited for in vain. That is its fault only if it had its usual time, or most of the deadline."""
-        if waited >= min(self._answer, MOST * deadline):
+        """Waited for in vain. That is its fault only if it had ample time, or most of the deadline."""
+        if waited >= min(AMPLE * self._answer, MOST * deadline):
             self.missed("late", now)
         self._usual = _smoothed(self._usual, max(waited, self._usual))
         self._skipped = 0

@@ -13,8 +13,8 @@ Reason = Literal["start", "acceptance", "late", "load", "slow", "probe", "refres
 pay, or now they do. ``slow``: measured below the floor, whatever was estimated. ``probe``: a try whether it pays, and
 its success. ``refresh``: one plain step, to know its time again."""
 
-GAIN = 1.03
-"""Speculation begins if it is estimated to be this much faster than plain decoding, and ends when it is not faster."""
+GAIN, LEAST = 1.03, 1.01
+"""How much faster than plain decoding speculation is estimated to be when it begins, and when it ends."""
 DOUBT = 1.0
 """Expected loss, in plain steps, for which one request's drafts are given the benefit of the doubt; less for more."""
 PAUSE = 8
@@ -77,7 +77,7 @@ class Stance:
     def _speculating(self, view: View) -> "Stance":
         if view.slow:
             return self._rest(view, "slow")
-        doubt = max(0.0, self.doubt + 1.0 - view.ratio) if view.ratio < 1.0 else 0.0
+        doubt = max(0.0, self.doubt + LEAST - view.ratio) if view.ratio < LEAST else 0.0
         if doubt > DOUBT / math.sqrt(max(view.rows, 1)):
             return self._rest(view, _blame(view))
         return self if doubt == self.doubt else replace(self, doubt=doubt)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
-from drafts_double import Scripted, nothing
+from drafts_double import Scripted
 from engine_bench import Bench, prompt, tokens
 
-from experts.api import GenerateRequest
+from experts.api import Chunk, GenerateRequest
 from experts.speculation.proposer import DraftHistory
 from tests.chance import chi_square
 
@@ -94,10 +94,16 @@ def informed(outcomes: Outcomes) -> Callable[[DraftHistory], list[int]]:
 async def test_a_sample_with_drafts_is_one_of_plain_decoding(
     kind: str, thread_bench: Bench, split_bench: Bench
 ) -> None:
-    settings = KINDS[kind] | {"seed": 0}
-    plain = (await drawn(thread_bench, sampled(thread_bench, kind, range(SAMPLES), **settings)))[kind]
+    settings = KINDS[kind]
+    plain = (await drawn(thread_bench, sampled(thread_bench, kind, range(SAMPLES), **settings, seed=0)))[kind]
     Scripted.follow(informed(plain))
-    ours = (await drawn(split_bench, sampled(split_bench, kind, range(SAMPLES, 2 * SAMPLES), **settings)))[kind]
+    # Seeded requests and others are sampled in two ways.
+    half = SAMPLES + SAMPLES // 2
+    requests = [
+        *sampled(split_bench, kind, range(SAMPLES, half), **settings, seed=0),
+        *sampled(split_bench, kind, range(half, 2 * SAMPLES), **settings),
+    ]
+    ours = (await drawn(split_bench, requests))[kind]
     assert len(Scripted.asked) >= SAMPLES
     assert chi_square(plain, ours) > LIKELY
 
@@ -118,15 +124,29 @@ async def test_rows_of_every_kind_in_one_batch_keep_each_its_distribution(
     assert min(chi_square(plain[kind], ours[kind]) for kind in MIXED if kind != "greedy") > LIKELY
 
 
-async def test_a_seed_with_the_same_drafts_gives_the_same_tokens_whatever_runs_beside_it(split_bench: Bench) -> None:
-    Scripted.follow(nothing)
-    common = (await drawn(split_bench, sampled(split_bench, "warm", range(100), temperature=1.2)))["warm"]
-    Scripted.follow(informed(common))
-    seeded = {"temperature": 1.2, "top_p": 0.9, "seed": 0}
-    # A row's drafts depend on its number alone, so both runs have the same.
-    alone = [(await split_bench.run(request))[0] for request in sampled(split_bench, "alone", range(24), **seeded)]
-    beside = await split_bench.run(
-        *sampled(split_bench, "beside", range(24), **seeded), *sampled(split_bench, "noise", range(24), temperature=1.0)
-    )
-    assert [tokens(stream) for stream in alone] == [tokens(stream) for stream in beside[:24]]
-    assert len({tokens(stream) for stream in alone}) > 3
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0.5},
+        {"temperature": 1.2, "top_p": 0.9},
+        {"temperature": 0.8, "top_k": 20, "presence_penalty": 1.0},
+    ],
+    ids=" ".join,
+)
+async def test_a_seed_draws_what_it_draws_without_drafts_whatever_is_drafted_and_runs_beside_it(
+    settings: dict[str, Any], thread_bench: Bench, split_bench: Bench
+) -> None:
+    seeded = settings | {"seed": 0, "logprobs": 0}
+    plain = await thread_bench.run(*sampled(thread_bench, "plain", range(48), **seeded))
+    outcomes = Counter(tokens(stream)[:COMPARED] for stream in plain)
+    assert len(outcomes) > 3
+    Scripted.follow(informed(outcomes))
+    noise = sampled(split_bench, "noise", range(48), temperature=1.0)
+    ours = (await split_bench.run(*sampled(split_bench, "ours", range(48), **seeded), *noise))[:48]
+    assert sum(chunk.accepted for stream in ours for chunk in stream) > 48
+    assert [tokens(stream) for stream in ours] == [tokens(stream) for stream in plain]
+    assert logprobs(ours) == pytest.approx(logprobs(plain), abs=1e-4)
+
+
+def logprobs(streams: Iterable[Sequence[Chunk]]) -> list[float]:
+    return [row.logprob for stream in streams for chunk in stream for row in chunk.logprobs or ()]

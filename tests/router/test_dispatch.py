@@ -270,5 +270,5 @@ class AnyHistory(RuleBasedStateMachine):
         assert all(deadline > self.now for deadline in self.open.values())
 
 
-AnyHistory.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+AnyHistory.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestAnyHistory = AnyHistory.TestCase

@@ -203,7 +203,5 @@ def surer(tmp_path_factory):
 def test_any_conversation_gives_the_greedy_continuation_of_the_true_history(surer, greedy):
     run_state_machine_as_test(
         lambda: Conversation(surer, greedy),
-        settings=settings(
-            max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=100, stateful_step_count=30, suppress_health_check=list(HealthCheck)),
     )

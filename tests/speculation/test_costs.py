@@ -145,7 +145,7 @@ TIMINGS = st.lists(
 
 
 @given(TIMINGS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_measurements_leave_prices_that_are_finite_and_never_fall(timings):
     costs = Costs(DEPTH, Experts(64, 4))
     for rows, tokens, context, verify, wait in timings:
@@ -160,7 +160,7 @@ def test_any_measurements_leave_prices_that_are_finite_and_never_fall(timings):
 
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.floats(0, 10)), min_size=1, max_size=200))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_surface_keeps_few_cells_and_no_negative_coefficient(points):
     surface = Surface((1e-4, 1e-3), age=50.0)
     for key, value in points:

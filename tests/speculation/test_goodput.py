@@ -87,14 +87,13 @@ PRICES = st.builds(
 
 
 @given(RATES, RATES, PRICES)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_no_other_depths_would_be_notably_faster(first, second, prices):
     table, price = gains(first, second), tariff(2, **prices)
     assert best_depths(table, price).ratio >= 0.97 * exhaustive(table, price)
 
 
 @given(RATES, PRICES, st.integers(0, DEPTH - 1), st.floats(0, 1))
-@settings(deadline=None)
 def test_a_higher_acceptance_never_shortens_the_drafts_of_a_request(rates, prices, position, up):
     better = list(rates)
     better[position] += (0.995 - better[position]) * up
@@ -104,7 +103,6 @@ def test_a_higher_acceptance_never_shortens_the_drafts_of_a_request(rates, price
 
 
 @given(st.lists(RATES, min_size=1, max_size=6), st.lists(st.integers(0, DEPTH), min_size=6, max_size=6), PRICES)
-@settings(deadline=None)
 def test_no_depth_exceeds_the_room_of_its_row(rates, rooms, prices):
     table = gains(*rates)
     for row, room in enumerate(rooms[: len(rates)]):

@@ -112,6 +112,7 @@ class AdaptiveDepth:
         self._tally, self._purse = Tally(), Purse()
         self._asked: _Asked | None = None
         self._kept: _Kept | None = None
+        self._lost = 0.0
         self._step = 0
         self._checked = 0
 
@@ -195,6 +196,7 @@ class AdaptiveDepth:
             self._purse = self._purse.pay((asked.verify + asked.wait) / asked.plain - tokens)
         elif asked.mode == "speculate" and asked.depths.any():
             self._tally = self._tally.add(asked.spent / asked.plain, tokens, floor=self._floor)
+            self._lost += asked.spent / asked.plain - tokens
 
     def _again(self, rows: Sequence[RowView]) -> Choice | None:
         """The last choice, as far as rows have room for it, if it can stand."""
@@ -216,10 +218,12 @@ class AdaptiveDepth:
         return replace(choice, depths=tuple(depths.tolist()), gains=gains)
 
     def _leisure(self, mode: str, reason: str) -> int:
-        """For how many plain steps there will be nothing to choose: not beyond the next probe."""
+        """For how many plain steps there will be nothing to choose: not beyond the next probe, unless that is overdue
+        because it would cost more than may be spent."""
         if mode != "plain" or reason in ("start", "refresh"):
             return 0
-        return max(0, min(REST, self._stance.due - self._step - 1))
+        left = self._stance.due - self._step - 1
+        return min(REST, left) if left >= 0 else REST
 
     def _batch(self, rows: Sequence[RowView]) -> _Batch:
         depth = len(self._levels)
@@ -234,7 +238,9 @@ class AdaptiveDepth:
         plan = best_depths(batch.gains, batch.tariff)
         stance = self._stance.next(self._view(batch, plan, trying=bool(tried.any()) and self._purse.saved >= 0.0))
         if stance.mode != self._stance.mode:
-            self._tally, self._checked = Tally(), self._step
+            # Speculation that was begun in vain is paid for like a probe, or luck would begin it again and again.
+            self._purse = self._purse.pay(max(0.0, self._lost))
+            self._tally, self._lost, self._checked = Tally(), 0.0, self._step
         began = stance.mode == "probe" != self._stance.mode
         self._stance = stance
         trial = np.minimum(batch.room, trials.DEPTH)

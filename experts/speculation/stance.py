@@ -29,8 +29,8 @@ NOISE = 6.0
 """How far luck may take the tally of one request, in plain steps, before it is believed."""
 DUTY = 0.015
 """Share of the time that may go into probes."""
-SAVED = 3.0
-"""How many plain steps' time can be saved up for them."""
+SAVED, OWED = 3.0, 8.0
+"""How many plain steps' time can be saved up for them, and owed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Purse:
-    """Time that probes may cost, in plain steps: a share of what passes. Debt is possible and is waited out."""
+    """Time that trying may cost, in plain steps: a share of what passes. Debt is possible and is waited out."""
 
     saved: float = 1.0
 
@@ -122,4 +122,4 @@ class Purse:
         return Purse(min(self.saved + DUTY * min(spent, 16.0), SAVED))
 
     def pay(self, cost: float) -> "Purse":
-        return Purse(min(self.saved - max(-16.0, min(cost, 16.0)), SAVED))
+        return Purse(max(-OWED, min(self.saved - cost, SAVED)))

@@ -190,7 +190,7 @@ class RemoteDrafts:
             if pace > 0:
                 budget = min(budget, sum(batch.gain for batch in hoped.values()) / pace)
             budget = max([budget, *(min(replica.patience, self._deadline) for replica in hoped)])
-            slow = [replica for replica in hoped if budget <= 0 or (pace > 0 and replica.pace > budget)]
+            slow = [each for each in hoped if budget <= 0 or (pace > 0 and each.pace > max(budget, each.patience))]
             if not slow:
                 return budget
             for replica in slow:

@@ -1,5 +1,6 @@
 """What a controller is told of the engine's steps, with a clock moved by hand and no engine."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,10 +18,14 @@ class Recording(FixedDepth):
     def __init__(self, depth: int) -> None:
         super().__init__(depth)
         self.verdicts, self.timings, self.closed, self.views = [], [], [], []
+        self.leisure = self.rested = 0
 
     def choose(self, rows, now):
         self.views = list(rows)
-        return super().choose(rows, now)
+        return replace(super().choose(rows, now), rest=self.leisure)
+
+    def rest(self):
+        self.rested += 1
 
     def judge(self, verdicts, now):
         self.verdicts = list(verdicts)
@@ -116,6 +121,29 @@ def test_where_strict_segments_take_no_drafts_they_have_no_room() -> None:
 def test_no_more_than_vllm_would_schedule_is_chosen() -> None:
     bench = Bench()
     assert bench.steps.begin([row()], 2).depths == (2,)
+
+
+def test_steps_that_there_is_nothing_to_say_about_are_passed_over_and_counted() -> None:
+    bench = Bench()
+    bench.depths.leisure = 2
+    assert not bench.steps.rest(["a"])
+    bench.step(row())
+    assert [bench.steps.rest(["a"]) for _ in range(4)] == [True, True, False, False]
+    assert bench.depths.rested == 2
+    assert bench.steps.state().steps == 3
+
+
+@pytest.mark.parametrize(("others", "timed"), [([], 1), (["b"], 0)])
+def test_the_first_step_after_a_rest_is_timed_by_itself_if_its_requests_were_there_before(
+    others: list[str], timed: int
+) -> None:
+    bench = Bench()
+    bench.depths.leisure = 1
+    bench.step(row())
+    bench.now += 0.5
+    assert bench.steps.rest(["a", *others])
+    bench.step(row(), verify=0.003)
+    assert [timing.verify for timing in bench.depths.timings] == pytest.approx([0.003] * timed)
 
 
 def test_everything_is_counted() -> None:

@@ -147,6 +147,17 @@ def test_probing_in_vain_costs_less_than_two_in_a_hundred(batch):
     assert lost <= 0.025 * len(steps) * alone
 
 
+def test_while_there_is_nothing_to_choose_it_need_not_be_asked():
+    driven = run()
+    driven.phase(traffic(0.9), 60)
+    steps = driven.phase(traffic(0.03), LONG)
+    rests = [
+        step.choice.rest for step in steps[100:] if step.choice.mode == "plain" and step.choice.reason != "refresh"
+    ]
+    assert mean(rests) > 4
+    assert all(not step.choice.rest for step in steps if step.choice.mode != "plain")
+
+
 def test_while_it_speculates_the_plain_time_is_checked_now_and_then():
     steps = run().phase(traffic(0.9), 1500)
     checks = [step for step in steps if step.choice.reason == "refresh"]

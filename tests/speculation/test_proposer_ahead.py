@@ -181,6 +181,20 @@ def test_a_replica_that_was_too_slow_is_tried_again_in_time():
             assert length < 100
 
 
+def test_a_replica_on_probation_has_its_time_though_one_row_is_not_worth_it():
+    """Or a pool that has failed once would never be waited for again."""
+
+    def recovering(ask):
+        return [] if ask.step < 4 else [0.02, *good(ask)] if ask.waits else []
+
+    with scripted(recovering) as (_seen, peer), verifier(peer, deadline=0.05, retry=0.4) as drafts:
+        for length in range(1, 4):
+            assert drafts.propose([history("a", [0] * length, 1)]).drafts == [[]]
+        assert drafts.stats().changes == {"breaker:late": 1}
+        time.sleep(0.06)
+        assert drafts.propose([history("a", [0] * 4, 1, gain=0.1)], pace=50.0).drafts == [[4]]
+
+
 def test_rows_that_have_their_drafts_are_not_held_up_by_much_by_one_that_has_none():
     def halting(ask):
         return leading(ask) if ask.step == 1 else []

@@ -34,7 +34,8 @@ class Session:
     probabilities. Keys and values of the first ``cached`` tokens are in ``slot`` of the cache: of all but the last
     draft, or where nothing is drafted of at most all but the last final token, which has to be run to be continued.
 
-    The verifier wants ``depth`` drafts per step and is verifying the first ``flight`` of those made.
+    The verifier wants ``depth`` drafts per step and is verifying the first ``flight`` of those made. ``model`` is the
+    slot whose first ``cached`` keys and values a new session begins with: its own, unless they are still to be copied.
     """
 
     slot: int
@@ -48,6 +49,7 @@ class Session:
     depth: int = 0
     flight: int = 0
     prepared: Prepared | None = None
+    model: int = -1
 
     @property
     def behind(self) -> int:
@@ -114,6 +116,10 @@ class SessionBook:
 
     A newcomer takes the slot of the least recently used session, unless even that was in use within ``keep`` seconds:
     then the newcomer is turned away, as otherwise more sessions than slots would evict each other at every step.
+
+    A newcomer whose history begins like one that is in a slot, whether its session is over or not, goes on from there:
+    system prompts and earlier turns of a conversation are read once. Slots that nobody has are given away in the order
+    in which they were left.
     """
 
     def __init__(self, slots: int, context: int, *, vocabulary: int, keep: float) -> None:
@@ -121,7 +127,7 @@ class SessionBook:
         self._histories = np.zeros((slots, context), np.int32)
         self._likely = np.zeros((slots, context, RANKS), np.int32)
         self._chances = np.zeros((slots, context, RANKS), np.float32)
-        self._free = list(range(slots))[::-1]
+        self._vacant: OrderedDict[int, int] = OrderedDict((slot, 0) for slot in range(slots))
         self._sessions: OrderedDict[Key, Session] = OrderedDict()
 
     def __len__(self) -> int:
@@ -137,7 +143,7 @@ class SessionBook:
         """Bring a session up to date. None if it is lost: unknown, with a gap, without room or with foreign ids."""
         session = self._sessions.get(key)
         if session is None and row.start == 0:
-            session = self._admit(key, now)
+            session = self._admit(key, np.asarray(row.tokens, np.int32), now)
         if session is None:
             return None
         if row.start > session.final or max(row.tokens, default=0) >= self._vocabulary:
@@ -151,15 +157,34 @@ class SessionBook:
     def close(self, key: Key) -> None:
         """Forget a session; unknown ones are ignored, as they may have been evicted."""
         if session := self._sessions.pop(key, None):
-            self._free.append(session.slot)
+            self._vacant[session.slot] = session.cached
 
-    def _admit(self, key: Key, now: float) -> Session | None:
-        if not self._free:
+    def _admit(self, key: Key, tokens: NDArray[np.int32], now: float) -> Session | None:
+        if not self._vacant:
             oldest, session = next(iter(self._sessions.items()))
             if now - session.used <= self._keep:
                 return None
             self.close(oldest)
-        slot = self._free.pop()
+        model, same = self._alike(tokens) or (next(iter(self._vacant)), None)
+        slot = model if model in self._vacant else next(iter(self._vacant))
+        cached = self._vacant.pop(slot)
+        if slot != model:
+            self._histories[slot, :same] = self._histories[model, :same]
+            cached = same or 0
         histories = self._histories[slot], self._likely[slot], self._chances[slot]
-        self._sessions[key] = Session(slot, *histories, now)
+        self._sessions[key] = Session(slot, *histories, now, cached=cached, model=model)
         return self._sessions[key]
+
+    def _alike(self, tokens: NDArray[np.int32]) -> tuple[int, int] | None:
+        """The slot that holds most of how this history begins, and how many tokens of it; None if no slot holds enough
+        to be worth it."""
+        held = self._vacant | {session.slot: session.cached for session in self._sessions.values()}
+        head = tokens[: CATCH_UP + 1]
+        if head.size <= CATCH_UP:
+            return None
+        likely = np.flatnonzero((self._histories[:, : head.size] == head).all(axis=1))
+        differ = self._histories[likely, : tokens.size] != tokens[: self._histories.shape[1]]
+        same = np.where(differ.any(axis=1), differ.argmax(axis=1), differ.shape[1])
+        alike = [(slot, min(held[slot], size)) for slot, size in zip(likely.tolist(), same.tolist(), strict=True)]
+        best = max(alike, default=(0, 0), key=lambda each: (each[1], each[0] in self._vacant))
+        return best if best[1] > CATCH_UP else None

@@ -52,6 +52,11 @@ class Cache:
         self.context = context
         self.store = like.new_zeros(shape.layers, 2, slots, shape.kv_heads, context, shape.head_dim)
 
+    def copy(self, source: int, slot: int, tokens: int) -> None:
+        """Let a slot begin with the first tokens of another."""
+        if source != slot:
+            self.store[:, :, slot, :, :tokens] = self.store[:, :, source, :, :tokens]
+
 
 class Window:
     """A batch of sessions outside the cache: a shared prefix of columns, then one column per new token of each row.

@@ -73,7 +73,12 @@ class Drafter:
         keys = [(ask.epoch, row.session) for row in ask.rows]
         known = tuple(self._book.apply(key, row, now=at) for key, row in zip(keys, ask.rows, strict=True))
         for key, session in zip(keys, known, strict=True):
-            if session is not None and session.unread:
+            if session is None:
+                continue
+            if session.model != session.slot:
+                self._cache.copy(session.model, session.slot, session.cached)
+                session.model = session.slot
+            if session.unread:
                 self._unread[key] = session
         return Pending(ask, at, known)
 

@@ -16,7 +16,7 @@ import yaml
 from deployments.config import PROFILES
 
 SWITCHYARD = Path(sys.executable).parent / "switchyard"
-UP_SECONDS = 240
+UP_SECONDS = 300
 DOWN_SECONDS = 60
 NAME = "switchyard-test"
 

@@ -13,7 +13,7 @@ import pytest
 
 from deployments.ingress import serving_pb2, serving_pb2_grpc
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 HELLO = [{"role": "user", "content": "Hello!"}]
 OPEN = [{"role": "user", "content": "Make up 3 rows of sample data."}]

@@ -189,6 +189,42 @@ def test_a_lead_continues_every_verdict_that_it_names(drafter, greedy):
         assert list(more) == greedy(history + given, 4)
 
 
+def test_a_history_that_begins_like_one_that_is_over_is_read_from_there(drafter, greedy):
+    prompt = tuple(n % 50 for n in range(90))
+    answer(drafter, ask(("a", 0, prompt, 4)))
+    before = drafter.prefilled
+    longer = (*prompt[:60], *range(30, 50))
+    found = answer(drafter, ask(("b", 0, longer, 4), step=2, closed=["a"]))[0].drafts[0]
+    assert list(found) == greedy(longer, 4)
+    assert drafter.prefilled - before < 20
+
+
+def test_a_history_that_begins_like_a_living_one_is_read_from_there_and_both_go_on_alone(drafter, greedy):
+    prompt = tuple(n % 50 for n in range(90))
+    drafts = answer(drafter, ask(("a", 0, prompt, 4)))[0].drafts[0]
+    before = drafter.prefilled
+    one, other = (*prompt[:70], 3, 1, 4), (*prompt[:40], 1, 5, 9)
+    first, second, third = answer(
+        drafter, ask(("a", 90, drafts, 4), ("b", 0, one, 4), step=2), ask(("b", 0, other, 4), epoch=2), ask(epoch=3)
+    )
+    assert list(first.drafts[0]) == greedy(prompt + drafts, 4)
+    assert list(first.drafts[1]) == greedy(one, 4)
+    assert list(second.drafts[0]) == greedy(other, 4)
+    assert third.drafts == ()
+    assert drafter.prefilled == before
+
+
+def test_the_slot_left_longest_ago_is_given_away_first(drafter):
+    prompts = {name: tuple(range(start, start + 40)) for start, name in enumerate("abc")}
+    for step, (name, prompt) in enumerate(prompts.items()):
+        answer(drafter, ask((name, 0, prompt, 1), step=step))
+    drafter.take(ask(closed=["b", "a", "c"], step=4), 0.0)
+    answer(drafter, ask(("d", 0, tuple(range(20, 50)), 1), step=5))
+    before = drafter.prefilled
+    answer(drafter, ask(("a again", 0, prompts["a"], 1), ("c again", 0, prompts["c"], 1), step=6))
+    assert drafter.prefilled == before
+
+
 def test_with_nothing_in_flight_the_likeliest_next_tokens_are_prepared(drafter, greedy):
     (found,) = lead(drafter, ask(("a", 0, (1, 2, 3), 2), budget=0.0))
     assert (greedy([1, 2, 3], 1)[0],) in found["a"]

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from vllm.tokenizers.registry import cached_tokenizer_from_config
-from vllm.utils.torch_utils import PIN_MEMORY
+from vllm.utils.torch_utils import PIN_MEMORY, async_tensor_h2d
 from vllm.v1.sample.logits_processor import BUILTIN_LOGITS_PROCESSORS, LogitsProcessors
 
 from experts.api import DraftPeer, SpeculationState
@@ -164,11 +163,12 @@ class DraftingRunner(SpeculatingRunner):
         return True
 
     def _calc_spec_decode_metadata(self, num_draft_tokens: Any, cu_num_scheduled_tokens: Any) -> Any:
-        """A step without drafts needs nothing but the places of its last tokens."""
+        """A step without drafts needs nothing but the places of its last tokens: ``_sample`` passes the rest by, and
+        drafting does not look at it."""
         if num_draft_tokens.any():
             return super()._calc_spec_decode_metadata(num_draft_tokens, cu_num_scheduled_tokens)  # type: ignore[misc]
-        last = torch.from_numpy(cu_num_scheduled_tokens - 1).to(self.device)
-        return SimpleNamespace(logits_indices=last, num_draft_tokens=())
+        last = async_tensor_h2d(cu_num_scheduled_tokens - 1, device=self.device)
+        return SimpleNamespace(logits_indices=last, num_draft_tokens=num_draft_tokens.tolist())
 
     def propose_draft_token_ids(self, scheduler_output: Any, sampled: Any, *args: Any, **kwargs: Any) -> Any:
         del args, kwargs

@@ -19,7 +19,7 @@ from experts.speculation.proposer import DraftHistory, Proposal
 class Drafts(Protocol):
     """Where drafts come from; ``RemoteDrafts`` is the one in use."""
 
-    def propose(self, rows: Sequence[DraftHistory], *, pace: float, horizon: float) -> Proposal: ...
+    def propose(self, rows: Sequence[DraftHistory], *, pace: float, horizon: float, rest: int) -> Proposal: ...
 
     def announce(self, session: str, tokens: NDArray[np.int32]) -> None: ...
 
@@ -75,7 +75,7 @@ class Proposer:
         draft = 0.0
         try:
             if asked:
-                proposal = self._drafts.propose(asked, pace=choice.pace, horizon=choice.horizon)
+                proposal = self._drafts.propose(asked, pace=choice.pace, horizon=choice.horizon, rest=choice.rest)
                 found, draft = self._believed(asked, proposal), proposal.draft
         except Exception as error:  # noqa: BLE001 - a draft source may not end the engine
             self.steps.failed(error)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from vllm.platforms import current_platform
 from vllm.v1.sample import rejection_sampler
 from vllm.v1.sample.rejection_sampler import RejectionSampler
 
@@ -54,8 +55,10 @@ class SeededRejection(RejectionSampler):  # type: ignore[misc]  # vLLM is untype
 
 
 def lay_over(sampler: RejectionSampler) -> None:
-    """Teach this rejection sampler. Whether a draft is accepted is decided in a function of vLLM's module."""
-    if sampler.use_fp64_gumbel:
+    """Teach this rejection sampler, unless plain sampling takes its random numbers in a way not known here. Whether a
+    draft is accepted is decided in a function of vLLM's module."""
+    plain = sampler.sampler.topk_topp_sampler
+    if sampler.use_fp64_gumbel or (current_platform.is_cpu() and plain.forward != plain.forward_cpu):
         return
     sampler.__class__ = SeededRejection
     if not hasattr(rejection_sampler.rejection_sample, "plain"):
@@ -77,13 +80,15 @@ def _rejecting(function: Any) -> Any:
         chosen = _plainly(drawn, target_logits, generators.sampler)
         given = (*limits, target_logits, bonus_token_ids, replace(sampling, generators=others))
         tokens: Tensor = function(draft_token_ids, num_draft_tokens, *given, **named)
+        drafts, bonus = draft_token_ids.tolist(), bonus_token_ids.flatten().tolist()
+        rejected = [REJECTED] * tokens.shape[1]
+        found = []
         for each, plain in zip(drawn, chosen, strict=True):
-            drafts = draft_token_ids[each.first : each.first + each.drafts].tolist()
-            kept = _verdict(drafts, plain, int(bonus_token_ids[each.row]))
-            tokens[each.row] = REJECTED
-            tokens[each.row, : len(kept)] = torch.tensor(kept, dtype=tokens.dtype)
+            kept = _verdict(drafts[each.first : each.first + each.drafts], plain, bonus[each.row])
+            found.append((kept + rejected)[: len(rejected)])
             each.generator.set_state(each.before)
             _skip(each.generator, len(kept), target_logits.shape[-1])
+        tokens[[each.row for each in drawn]] = torch.tensor(found, dtype=tokens.dtype, device=tokens.device)
         return tokens
 
     reject.plain = function  # type: ignore[attr-defined]  # a mark that it is ours

@@ -245,6 +245,7 @@ class _Tally:
 
     def rested(self) -> None:
         self._steps += 1
+        self._depth -= SMOOTHING * self._depth
 
     def chosen(self, choice: Choice) -> None:
         if choice.mode != self.mode:

@@ -34,7 +34,7 @@ class Session:
     probabilities. Keys and values of the first ``cached`` tokens are in ``slot`` of the cache: of all but the last
     draft, or where nothing is drafted of at most all but the last final token, which has to be run to be continued.
 
-    The verifier wants ``depth`` drafts per step and is verifying the first ``flight`` of those made. ``model`` is the
+    The verifier wants ``depth`` drafts per step and is verifying the first ``flight`` of those made. ``source`` is the
     slot whose first ``cached`` keys and values a new session begins with: its own, unless they are still to be copied.
     """
 
@@ -49,7 +49,7 @@ class Session:
     depth: int = 0
     flight: int = 0
     prepared: Prepared | None = None
-    model: int = -1
+    source: int = -1
 
     @property
     def behind(self) -> int:
@@ -119,7 +119,7 @@ class SessionBook:
 
     A newcomer whose history begins like one that is in a slot, whether its session is over or not, goes on from there:
     system prompts and earlier turns of a conversation are read once. Slots that nobody has are given away in the order
-    in which they were left.
+    in which they were left, but for one that holds hardly more than the newcomer begins with.
     """
 
     def __init__(self, slots: int, context: int, *, vocabulary: int, keep: float) -> None:
@@ -142,11 +142,12 @@ class SessionBook:
     def apply(self, key: Key, row: DraftRow, *, now: float) -> Session | None:
         """Bring a session up to date. None if it is lost: unknown, with a gap, without room or with foreign ids."""
         session = self._sessions.get(key)
-        if session is None and row.start == 0:
+        foreign = max(row.tokens, default=0) >= self._vocabulary
+        if session is None and row.start == 0 and not foreign:
             session = self._admit(key, np.asarray(row.tokens, np.int32), now)
         if session is None:
             return None
-        if row.start > session.final or max(row.tokens, default=0) >= self._vocabulary:
+        if foreign or row.start > session.final:
             self.close(key)
             return None
         session.take(row)
@@ -165,19 +166,21 @@ class SessionBook:
             if now - session.used <= self._keep:
                 return None
             self.close(oldest)
-        model, same = self._alike(tokens) or (next(iter(self._vacant)), None)
-        slot = model if model in self._vacant else next(iter(self._vacant))
+        slot = next(iter(self._vacant))
+        source, same = self._alike(tokens) or (slot, 0)
+        if source in self._vacant and self._vacant[source] <= same + CATCH_UP:
+            slot = source
         cached = self._vacant.pop(slot)
-        if slot != model:
-            self._histories[slot, :same] = self._histories[model, :same]
-            cached = same or 0
+        if slot != source:
+            self._histories[slot, :same] = self._histories[source, :same]
+            cached = same
         histories = self._histories[slot], self._likely[slot], self._chances[slot]
-        self._sessions[key] = Session(slot, *histories, now, cached=cached, model=model)
+        self._sessions[key] = Session(slot, *histories, now, cached=cached, source=source)
         return self._sessions[key]
 
     def _alike(self, tokens: NDArray[np.int32]) -> tuple[int, int] | None:
         """The slot that holds most of how this history begins, and how many tokens of it; None if no slot holds enough
-        to be worth it."""
+        to be worth it. Of slots alike, one that nobody has and that holds least besides."""
         held = self._vacant | {session.slot: session.cached for session in self._sessions.values()}
         head = tokens[: CATCH_UP + 1]
         if head.size <= CATCH_UP:
@@ -186,5 +189,5 @@ class SessionBook:
         differ = self._histories[likely, : tokens.size] != tokens[: self._histories.shape[1]]
         same = np.where(differ.any(axis=1), differ.argmax(axis=1), differ.shape[1])
         alike = [(slot, min(held[slot], size)) for slot, size in zip(likely.tolist(), same.tolist(), strict=True)]
-        best = max(alike, default=(0, 0), key=lambda each: (each[1], each[0] in self._vacant))
+        best = max(alike, default=(0, 0), key=lambda each: (each[1], each[0] in self._vacant, -held[each[0]]))
         return best if best[1] > CATCH_UP else None

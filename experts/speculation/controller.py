@@ -15,7 +15,7 @@ from experts.speculation.acceptance import LIMIT, Acceptance, Floats, Slots
 from experts.speculation.costs import MANY, Costs, Experts, Tariff
 from experts.speculation.depth import Choice, RowView, Timing, Verdict
 from experts.speculation.goodput import Plan, best_depths, ceiling
-from experts.speculation.stance import GAIN, SAVED, Purse, Stance, Tally, View
+from experts.speculation.stance import GAIN, OUTLIER, SAVED, Purse, Stance, Tally, View
 from experts.speculation.trials import Mask, Trials
 
 __all__ = ["AdaptiveDepth", "Experts"]
@@ -33,9 +33,9 @@ UNSEEN = 32
 """The same at a batch size that was hardly ever run plainly."""
 STANDS = 4
 """Steps for which a choice of depths may stand."""
-REST = 7
+REST = 6
 """Plain steps in a row without a look at what is going on: in most of them nothing is, and looking costs time that
-plain decoding does not have to spare."""
+plain decoding does not have to spare. Few enough for a drafter to take their tokens along with drafting (CATCH_UP)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ class AdaptiveDepth:
             self._purse = self._purse.pay((asked.verify + asked.wait) / asked.plain - tokens)
         elif asked.mode == "speculate" and asked.depths.any():
             self._tally = self._tally.add(asked.spent / asked.plain, tokens, floor=self._floor)
-            self._lost += asked.spent / asked.plain - tokens
+            self._lost += min(asked.spent / asked.plain, OUTLIER) - tokens
 
     def _again(self, rows: Sequence[RowView]) -> Choice | None:
         """The last choice, as far as rows have room for it, if it can stand."""

@@ -68,9 +68,9 @@ class Cell:
     last: int = 0
     run: int = 0
 
-    def learn(self, value: float, step: int, *, features: Sequence[float] = (), slope: Sequence[float] = ()) -> bool:
-        """Take one more measurement in; whether it was a surprise. After some in a row, all is begun anew. ``slope``
-        [features] is what is expected of features other than the mean."""
+    def learn(self, value: float, step: int, *, features: Sequence[float] = (), slope: Sequence[float] = ()) -> None:
+        """Take one more measurement in. After some surprises in a row, all is begun anew. ``slope`` [features] is what
+        is expected of features other than the mean."""
         if not self.seen or abs(self.run) >= CHANGED:
             self.mean, self.spread, self.seen, self.run = value, 0.5 * value, 0, 0
             self.features = list(features)
@@ -87,7 +87,6 @@ class Cell:
         self.spread += weight * (min(abs(error), 2 * limit) - self.spread)
         self.features = [old + weight * change for old, change in zip(self.features, changes, strict=True)]
         self.seen, self.last = self.seen + 1, step
-        return surprise
 
     @property
     def weight(self) -> float:

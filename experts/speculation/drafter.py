@@ -71,14 +71,9 @@ class Drafter:
         for name in ask.closed:
             self._book.close((ask.epoch, name))
         keys = [(ask.epoch, row.session) for row in ask.rows]
-        known = tuple(self._book.apply(key, row, now=at) for key, row in zip(keys, ask.rows, strict=True))
+        known = tuple(self._apply(key, row, at) for key, row in zip(keys, ask.rows, strict=True))
         for key, session in zip(keys, known, strict=True):
-            if session is None:
-                continue
-            if session.model != session.slot:
-                self._cache.copy(session.model, session.slot, session.cached)
-                session.model = session.slot
-            if session.unread:
+            if session is not None and session.unread:
                 self._unread[key] = session
         return Pending(ask, at, known)
 
@@ -140,6 +135,14 @@ class Drafter:
     def deepen(self) -> bool:
         """Give the last lead a pass more, from which the next one profits; False if there is nothing to do."""
         return self._branched.deepen(self._advance)
+
+    def _apply(self, key: Key, row: DraftRow, at: float) -> Session | None:
+        """A newcomer's share of another's cache is copied before anything else can change that."""
+        session = self._book.apply(key, row, now=at)
+        if session is not None and session.source != session.slot:
+            self._cache.copy(session.source, session.slot, session.cached)
+            session.source = session.slot
+        return session
 
     def _goes_ahead(self, session: Session) -> bool:
         """Whether drafts are wanted after the next verdict, and will fit."""

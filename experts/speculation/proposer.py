@@ -103,16 +103,18 @@ class RemoteDrafts:
         self._offers: dict[str, _Offer] = {}
         self._step = 0
 
-    def propose(self, rows: Sequence[DraftHistory], *, pace: float = 0.0, horizon: float = math.inf) -> Proposal:
+    def propose(
+        self, rows: Sequence[DraftHistory], *, pace: float = 0.0, horizon: float = math.inf, rest: int = 0
+    ) -> Proposal:
         """Drafts for each row. ``pace`` is what a second of waiting costs, in tokens (0: not known); ``horizon`` is in
-        how many seconds the next verdict is expected."""
+        how many seconds the next verdict is expected, ``rest`` how many steps will pass without a call."""
         began = time.monotonic()
         self._step += 1
         self._inbox.step = self._step
         self._inbox.drain(began)
         self._judge(rows, began)
         drafts: list[list[int]] = [[] for _ in rows]
-        batches = self._plan(rows, drafts, began)
+        batches = self._plan(rows, drafts, began, LAG - rest)
         hits = sum(map(bool, drafts)) if self._ahead else 0
         budget = self._worth(batches, pace)
         waiting = self._send(batches, budget, horizon if self._ahead else 0.0)
@@ -151,13 +153,16 @@ class RemoteDrafts:
         """The live counters: to be read, not kept."""
         return self._stats
 
-    def _plan(self, rows: Sequence[DraftHistory], drafts: list[list[int]], now: float) -> dict[Replica, _Batch]:
-        """Fill in the drafts that are here already; who is asked about what."""
+    def _plan(
+        self, rows: Sequence[DraftHistory], drafts: list[list[int]], now: float, lag: int
+    ) -> dict[Replica, _Batch]:
+        """Fill in the drafts that are here already; who is asked about what. Sessions without drafts are brought up to
+        date after ``lag`` new tokens, so that they can have some at once."""
         batches: dict[Replica, _Batch] = {}
         asked: Counter[Replica] = Counter()
         span = SPAN
         for place, row in enumerate(rows):
-            if not row.tokens.size or (not row.depth and not self._lags(row)):
+            if not row.tokens.size or (not row.depth and self._behind(row) < lag):
                 continue
             home = self._placement.home(row.session, now, asked)
             if home is None or not (row.depth or home.trust.closed):
@@ -176,10 +181,10 @@ class RemoteDrafts:
                 batch.gain += row.gain
         return batches
 
-    def _lags(self, row: DraftHistory) -> bool:
-        """Whether a session without drafts is to be brought up to date, so that it can have some at once."""
+    def _behind(self, row: DraftHistory) -> int:
+        """Tokens that the session's replica has not been sent."""
         home = self._placement.kept_by(row.session)
-        return row.tokens.size - (home.kept[row.session].sent if home else 0) >= LAG
+        return row.tokens.size - (home.kept[row.session].sent if home else 0)
 
     def _worth(self, batches: dict[Replica, _Batch], pace: float) -> float:
         """The longest wait that pays, in seconds; who usually takes longer is not waited for. A replica on probation is
@@ -189,10 +194,9 @@ class RemoteDrafts:
             budget = self._deadline
             if pace > 0:
                 budget = min(budget, sum(batch.gain for batch in hoped.values()) / pace)
-            budget = max([budget, *(min(replica.patience, self._deadline) for replica in hoped)])
-            slow = [each for each in hoped if budget <= 0 or (pace > 0 and each.pace > max(budget, each.patience))]
+            slow = [each for each in hoped if not each.patience and (budget <= 0 or (pace > 0 and each.pace > budget))]
             if not slow:
-                return budget
+                return max([budget, *(min(each.patience, self._deadline) for each in hoped)])
             for replica in slow:
                 replica.skipped()
                 hoped.pop(replica).waits = False

@@ -92,8 +92,10 @@ class Replica:
 
     @property
     def patience(self) -> float:
-        """Seconds it is to be given whatever that brings: on probation ample time, else none."""
-        return 0.0 if self.trust.closed else AMPLE * self._usual or math.inf
+        """Seconds it is to be given whatever that brings: ample time on probation for its answers, else none."""
+        if self.trust.closed or self.trust.cause == "wrong":
+            return 0.0
+        return AMPLE * self._usual or math.inf
 
     def row(self, session: str, tokens: NDArray[np.int32], *, depth: int, held: int, most: int) -> DraftRow:
         """What to tell it of a history: ``most`` new tokens at most. It drafts only once it has them all."""

@@ -25,6 +25,8 @@ RARE = 256
 """Steps after which a probe is made though even perfect drafts would not pay: the prices may be wrong, or old."""
 PROVEN = 64
 """Steps of speculation after which the next pause is short again."""
+OUTLIER = 4.0
+"""Plain steps' time that one step is believed to have taken at most."""
 NOISE = 6.0
 """How far luck may take the tally of one request, in plain steps, before it is believed."""
 DUTY = 0.015
@@ -105,7 +107,7 @@ class Tally:
 
     def add(self, spent: float, tokens: float, *, floor: float) -> "Tally":
         """A step that took as long as ``spent`` plain steps and made ``tokens`` per row."""
-        return Tally(max(0.0, self.lost + floor * min(spent, 4.0) - tokens))
+        return Tally(max(0.0, self.lost + floor * min(spent, OUTLIER) - tokens))
 
     def slow(self, rows: int) -> bool:
         """Whether more was lost than luck explains; the more rows, the less luck."""

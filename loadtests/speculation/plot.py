@@ -27,6 +27,8 @@ COLOURS = {
 SHARES = dict(zip(PARTS, ("#08519c", "#3182bd", "#e6550d", "#fdae6b", "#fdd0a2", "#74c476", "#a1d99b", "#c7e9c0",
                           "#bdbdbd"), strict=True))  # fmt: skip
 OTHER = "#dddddd"
+SHOWN = (1, 4, 16)
+"""Batches where a line for each would be too many."""
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -78,7 +80,7 @@ def _ratios(axes: Axes, found: Sequence[Summary]) -> None:
 
 def _budgets(axes: Axes, samples: Sequence[Sample]) -> None:
     """Milliseconds per step, stacked by part, with the tokens that the step brought per sequence."""
-    shown = [each for each in samples if each.batch in (1, 4, 16)] or list(samples)
+    shown = [each for each in samples if each.batch in SHOWN] or list(samples)
     labels = [f"{each.arm}  x{each.batch}" for each in shown]
     left = [0.0] * len(shown)
     budgets = [budget(each.measured) for each in shown]
@@ -98,7 +100,8 @@ def _budgets(axes: Axes, samples: Sequence[Sample]) -> None:
 
 
 def _synthetic(axes: Axes, found: Sequence[Summary]) -> None:
-    """Speed over plain by acceptance, one line per arm and batch."""
+    """Speed over plain by acceptance, one line per arm and batch; of many batches those that the budgets show."""
+    found = [each for each in found if each.batch in SHOWN] or found
     plain = {(each.batch, each.given): each.speed for each in found if each.arm == "plain"}
     styles = dict(zip(sorted({each.batch for each in found}), ("-", "--", ":"), strict=False))
     for name, batch in dict.fromkeys((each.arm, each.batch) for each in found if each.arm != "plain"):

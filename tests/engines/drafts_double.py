@@ -30,7 +30,7 @@ class Scripted:
         self.settings = (epoch, deadline, retry, vocabulary, ahead)
         self._stats = DraftStats()
 
-    def propose(self, rows: Sequence[DraftHistory], *, pace: float, horizon: float) -> Proposal:
+    def propose(self, rows: Sequence[DraftHistory], *, pace: float, horizon: float, rest: int) -> Proposal:
         del pace, horizon
         Scripted.asked += [(row.session, len(row.tokens), row.depth) for row in rows if row.depth]
         drafts = [Scripted.script(row) if row.depth else [] for row in rows]

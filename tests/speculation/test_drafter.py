@@ -214,6 +214,33 @@ def test_a_history_that_begins_like_a_living_one_is_read_from_there_and_both_go_
     assert drafter.prefilled == before
 
 
+def test_a_newcomer_that_shares_a_little_does_not_take_the_place_of_a_conversation(drafter, greedy):
+    head, conversation = tuple(range(12)), tuple(n % 50 for n in range(90))
+    answer(drafter, ask(("a", 0, conversation, 4)))
+    answer(drafter, ask(("b", 0, (*head, 40, 41), 4), step=2, closed=["a"]))
+    before = drafter.prefilled
+    found = answer(drafter, ask(("a again", 0, (*conversation, 3), 4), step=3))[0].drafts[0]
+    assert list(found) == greedy((*conversation, 3), 4)
+    assert drafter.prefilled == before
+
+
+def test_a_newcomer_with_foreign_tokens_leaves_nothing_behind(drafter, greedy):
+    prompt = tuple(n % 50 for n in range(60))
+    answer(drafter, ask(("a", 0, prompt, 4)))
+    assert answer(drafter, ask(("b", 0, (*prompt, VOCABULARY), 4), step=2))[0].lost == ("b",)
+    found = answer(drafter, ask(("c", 0, prompt, 4), ("d", 0, prompt, 4), step=3))[0].drafts
+    assert found == (tuple(greedy(prompt, 4)),) * 2
+
+
+def test_a_newcomer_begins_with_what_a_session_was_before_its_verdict_in_the_same_ask(drafter, greedy):
+    prompt = tuple(n % 50 for n in range(60))
+    (led,) = lead(drafter, ask(("a", 0, prompt, 4), budget=0.0))
+    given, drafts = next((given, drafts) for given, drafts in led["a"].items())
+    other = (*greedy(prompt, 4), 1)
+    tell = answer(drafter, ask(("b", 0, (*prompt, *other), 4), ("a", 60, given, 4), step=2))[0]
+    assert tell.drafts == (tuple(greedy((*prompt, *other), 4)), drafts)
+
+
 def test_the_slot_left_longest_ago_is_given_away_first(drafter):
     prompts = {name: tuple(range(start, start + 40)) for start, name in enumerate("abc")}
     for step, (name, prompt) in enumerate(prompts.items()):

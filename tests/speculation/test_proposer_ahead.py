@@ -242,6 +242,15 @@ def test_nothing_is_announced_where_nobody_listens():
         assert drafts.propose([history("a", [0] * 4)]).drafts == [[]]
 
 
+def test_a_session_is_brought_up_to_date_before_the_verifier_rests():
+    with scripted(lambda _: []) as (seen, peer), verifier(peer) as drafts:
+        drafts.propose([history("a", [0] * 10, 1)], pace=1e9)
+        drafts.propose([history("a", [0] * 12, 0)], rest=5)
+        drafts.propose([history("a", [0] * 15, 0)], rest=5)
+        time.sleep(0.05)
+        assert [len(row.tokens) for ask in seen for row in ask.rows] == [10, 5]
+
+
 def test_a_session_without_drafts_is_kept_nearly_up_to_date():
     with scripted(good) as (seen, peer), verifier(peer) as drafts:
         drafts.propose([history("a", [0] * 3, 1)])

@@ -22,6 +22,8 @@ from experts.speculation.messages import (
 
 SMOOTHING = 0.2
 """Weight of the newest answer in the usual time of one."""
+MEETING = 0.1
+"""Seconds that it takes at most to connect to a replica that was never met; until then it is not lost."""
 AMPLE = 1.5
 """Multiple of its usual time that is enough for any answer."""
 MOST = 0.9
@@ -79,6 +81,7 @@ class Replica:
         self.question: Question | None = None
         self.step = 0
         self.silent: float | None = None
+        self._unmet = math.inf
         self.right = GUESS
         self._changes = changes
         self._answer = 0.0
@@ -108,8 +111,11 @@ class Replica:
     def ask(self, ask: DraftAsk, now: float, *, answered: bool) -> bool:
         """Send it. ``answered``: something is expected to come back. False, and a miss, if nobody is connected."""
         if not self.link.send(ask):
-            self.missed("lost", now)
+            self._unmet = min(self._unmet, now)
+            if now - self._unmet >= MEETING:
+                self.missed("lost", now)
             return False
+        self._unmet = -math.inf
         self.step = ask.step
         if answered and self.silent is None:
             self.silent = now

@@ -234,11 +234,12 @@ def test_a_newcomer_with_foreign_tokens_leaves_nothing_behind(drafter, greedy):
 
 def test_a_newcomer_begins_with_what_a_session_was_before_its_verdict_in_the_same_ask(drafter, greedy):
     prompt = tuple(n % 50 for n in range(60))
-    (led,) = lead(drafter, ask(("a", 0, prompt, 4), budget=0.0))
-    given, drafts = next((given, drafts) for given, drafts in led["a"].items())
-    other = (*greedy(prompt, 4), 1)
-    tell = answer(drafter, ask(("b", 0, (*prompt, *other), 4), ("a", 60, given, 4), step=2))[0]
-    assert tell.drafts == (tuple(greedy((*prompt, *other), 4)), drafts)
+    flying = answer(drafter, ask(("a", 0, prompt, 4)))[0].drafts[0]
+    (led,) = lead(drafter, ask(("a", 60, (), 4, 4), budget=0.0, step=2))
+    given = min(led["a"], key=len)
+    sibling = (*prompt, *flying, 1)
+    tell = answer(drafter, ask(("b", 0, sibling, 4), ("a", 60, given, 4), step=3))[0]
+    assert tell.drafts == (tuple(greedy(sibling, 4)), tuple(greedy((*prompt, *given), 4)))
 
 
 def test_the_slot_left_longest_ago_is_given_away_first(drafter):

@@ -63,10 +63,10 @@ class Plan:
 
 MIX = len(ANSWERABLE)
 FULL = Plan(
-    family=Effort((1, 2, 4, 8, 16), rounds=3, seconds=3.5, settle=0.7, pool=24 * MIX, mix=MIX, dissected=(1, 4, 16)),
+    family=Effort((1, 2, 4, 8, 16), rounds=3, seconds=2.5, settle=0.5, pool=24 * MIX, mix=MIX, dissected=(1, 4, 16)),
     random=Effort((1, 2, 4, 8, 16), rounds=2, seconds=1.2, settle=0.2, pool=32, mix=2),
     acceptances=ACCEPTANCES,
-    phase=4.0,
+    phase=3.0,
     laps=2,
     records=40,
 )

@@ -11,7 +11,7 @@ from tests.identity.engine import EngineProcess, Load
 from tests.identity.faults import replicas
 from tests.identity.models import renumbered, renumbering
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 Start = Callable[..., EngineProcess]
 SPLIT = {"layout": "split", "pool": "draft", "depth": 6, "retry_ms": 100}

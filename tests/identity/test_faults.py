@@ -12,7 +12,7 @@ from tests.identity.engine import EngineProcess, Event, Load
 from tests.identity.faults import DraftProcess, babbler, delayed, replicas
 from tests.identity.test_layouts import differing
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 Start = Callable[..., EngineProcess]
 STEPS = 3

@@ -8,7 +8,7 @@ from tests.identity.conftest import LENGTH
 from tests.identity.engine import EngineProcess, Event, Load
 from tests.identity.faults import replicas
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 Start = Callable[..., EngineProcess]
 

@@ -11,7 +11,7 @@ from tests.identity.engine import EngineProcess, Event, Load
 from tests.identity.faults import replicas
 from tests.identity.test_layouts import differing
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 DEADLINE = 0.025
 SLACK = 1.0 - 0.99

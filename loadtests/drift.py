@@ -12,6 +12,8 @@ from statistics import mean
 
 from experts.speculation.controller import AdaptiveDepth, Experts
 from experts.speculation.depth import Choice, Depths, FixedDepth, RowView, Timing, Verdict
+from experts.speculation.replicas import AnswerTime
+from experts.speculation.rest import Rest
 
 DEEPEST = 8
 QUICK = 50e-6
@@ -27,7 +29,8 @@ EXPERTS = Experts(8, 2)
 @dataclass(frozen=True, slots=True)
 class Engine:
     """Seconds of a step: ``base``, per row, per token, for loading all experts, and for verifying at all. ``noise`` is
-    the standard deviation as a share, ``outliers`` the share of steps that take five times as long."""
+    the standard deviation as a share, ``outliers`` the share of steps that take five times as long, ``stirred`` what a
+    plain step takes besides, as a share, until it is settled (see ``Timing``)."""
 
     base: float = 2.3e-3
     row: float = 20e-6
@@ -37,14 +40,15 @@ class Engine:
     experts: Experts | None = EXPERTS
     noise: float = 0.05
     outliers: float = 0.005
+    stirred: float = 0.2
 
     def seconds(self, rows: int, tokens: int) -> float:
         share = self.experts.distinct(float(tokens)) if self.experts else 0.0
         checks = self.verify if tokens > rows else 0.0
         return self.base + self.row * rows + self.token * tokens + self.load * share + checks
 
-    def measured(self, rows: int, tokens: int, luck: Random) -> float:
-        factor = max(0.5, luck.gauss(1.0, self.noise))
+    def measured(self, rows: int, tokens: int, luck: Random, *, settled: bool = True) -> float:
+        factor = max(0.5, luck.gauss(1.0, self.noise)) * (1.0 if settled or tokens > rows else 1.0 + self.stirred)
         return self.seconds(rows, tokens) * factor * (5.0 if luck.random() < self.outliers else 1.0)
 
 
@@ -58,19 +62,18 @@ class Pool:
     hits: float = 0.0
     deadline: float = 25e-3
 
-    def wait(self, choice: Choice, usual: float, luck: Random) -> tuple[float, bool]:
-        """The wait, and whether drafts came. One shorter than answers ``usual``ly take is not begun."""
+    def wait(self, choice: Choice, usual: AnswerTime, now: float, luck: Random) -> tuple[float, bool]:
+        """The wait, and whether drafts came. One shorter than answers take is not begun."""
         if luck.random() < self.hits:
             return QUICK, True
         worth = sum(choice.gains) / choice.pace if choice.pace else self.deadline
         patience = min(worth, self.deadline)
-        needed = self.answer(choice)
-        if choice.pace and patience < usual:
+        needed = self.send + self.draft * max(choice.depths)
+        if choice.pace and patience < usual.expected(now):
+            usual.skipped(now)
             return QUICK, False
+        usual.waited(min(needed, patience), vain=needed > patience)
         return min(needed, patience), needed <= patience
-
-    def answer(self, choice: Choice) -> float:
-        return self.send + self.draft * max(choice.depths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,29 +132,36 @@ class Run:
     now: float = 0.0
     _requests: list[_Request] = field(default_factory=list)
     _made: int = 0
-    _usual: float = 0.0
+    _usual: AnswerTime = field(default_factory=AnswerTime)
+    _rest: Rest = field(default_factory=Rest)
+    _choice: Choice | None = None
 
     def step(self, traffic: Traffic) -> Step:
         self._refill(traffic)
-        views = [RowView(each.session, min(DEEPEST, each.left - 1), each.context) for each in self._requests]
-        choice = self.depths.choose(views, self.now)
+        sessions = frozenset(each.session for each in self._requests)
+        choice = self._choice or self._choose(sessions)
         wait, came = 0.0, True
         if any(choice.depths):
-            wait, came = traffic.pool.wait(choice, self._usual, self.luck)
-            self._usual += 0.3 * (traffic.pool.answer(choice) - self._usual)
-        drafted = choice.depths if came else (0,) * len(views)
+            wait, came = traffic.pool.wait(choice, self._usual, self.now, self.luck)
+        drafted = choice.depths if came and any(choice.depths) else (0,) * len(self._requests)
         accepted = [self._accepted(each, depth) for each, depth in zip(self._requests, drafted, strict=True)]
-        rows, tokens = len(views), len(views) + sum(drafted)
-        verify = self.engine.measured(rows, tokens, self.luck)
+        rows, tokens = len(drafted), len(drafted) + sum(drafted)
+        settled = self._rest.ended()
+        verify = self.engine.measured(rows, tokens, self.luck, settled=settled)
         self.now += wait + verify
         verdicts = [
             Verdict(each.session, depth, right)
             for each, depth, right in zip(self._requests, drafted, accepted, strict=True)
             if depth
         ]
-        self.depths.judge(verdicts, self.now)
-        context = sum(each.context for each in self._requests)
-        self.depths.time(Timing(rows, tokens, context, verify, wait), self.now)
+        if self._rest.goes_on(sessions):
+            self._choice = choice
+            self.depths.rest()
+        else:
+            self._choice = None
+            self.depths.judge(verdicts, self.now)
+            context = sum(each.context for each in self._requests)
+            self.depths.time(Timing(rows, tokens, context, verify, wait, settled=settled), self.now)
         for each, right in zip(self._requests, accepted, strict=True):
             each.left -= right + 1
             each.context += right + 1
@@ -166,6 +176,12 @@ class Run:
         while self.now < end:
             made.append(self.step(traffic))
         return made
+
+    def _choose(self, sessions: frozenset[str]) -> Choice:
+        views = [RowView(each.session, min(DEEPEST, each.left - 1), each.context) for each in self._requests]
+        choice = self.depths.choose(views, self.now)
+        self._rest.begin(choice, sessions)
+        return choice
 
     def _refill(self, traffic: Traffic) -> None:
         kept = [each for each in self._requests if each.left > 0][: traffic.batch]

@@ -2,11 +2,10 @@
 
 import logging
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 from vllm.tokenizers.registry import cached_tokenizer_from_config
-from vllm.utils.torch_utils import PIN_MEMORY, async_tensor_h2d
+from vllm.utils.torch_utils import PIN_MEMORY
 from vllm.v1.sample.logits_processor import BUILTIN_LOGITS_PROCESSORS, LogitsProcessors
 
 from experts.api import DraftPeer, SpeculationState
@@ -138,6 +137,9 @@ class DraftingRunner(SpeculatingRunner):
     """For drafts from a draft pool, whose proposer is told who is who and chooses the depths itself."""
 
     drafter: Proposer
+    model_config: Any
+    speculative_config: Any
+    _draft_token_ids: Any
 
     def use_drafts(self, peers: tuple[DraftPeer, ...]) -> None:
         if self._leads:
@@ -162,13 +164,20 @@ class DraftingRunner(SpeculatingRunner):
         del metadata
         return True
 
-    def _calc_spec_decode_metadata(self, num_draft_tokens: Any, cu_num_scheduled_tokens: Any) -> Any:
-        """A step without drafts needs nothing but the places of its last tokens: ``_sample`` passes the rest by, and
-        drafting does not look at it."""
-        if num_draft_tokens.any():
-            return super()._calc_spec_decode_metadata(num_draft_tokens, cu_num_scheduled_tokens)  # type: ignore[misc]
-        last = async_tensor_h2d(cu_num_scheduled_tokens - 1, device=self.device)
-        return SimpleNamespace(logits_indices=last, num_draft_tokens=num_draft_tokens.tolist())
+    def _prepare_inputs(self, scheduler_output: Any, num_scheduled_tokens: Any) -> Any:
+        """A step without drafts is prepared as in an engine that never has any, and drafting does not look at what is
+        left out. Models with recurrent layers need it, as states are kept by drafts there."""
+        if scheduler_output.scheduled_spec_decode_tokens or self.model_config.is_hybrid:
+            return super()._prepare_inputs(scheduler_output, num_scheduled_tokens)  # type: ignore[misc]
+        config, self.speculative_config = self.speculative_config, None
+        try:
+            return super()._prepare_inputs(scheduler_output, num_scheduled_tokens)  # type: ignore[misc]
+        finally:
+            self.speculative_config = config
+
+    def take_draft_token_ids(self) -> Any:
+        """No drafts are no news: the scheduler has none either, as it forgets them when it schedules."""
+        return super().take_draft_token_ids() if any(self._draft_token_ids or ()) else None  # type: ignore[misc]
 
     def propose_draft_token_ids(self, scheduler_output: Any, sampled: Any, *args: Any, **kwargs: Any) -> Any:
         del args, kwargs

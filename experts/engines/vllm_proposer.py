@@ -66,9 +66,11 @@ class Proposer:
     def draft(self, rows: Sequence[Row], limit: int | None = None) -> list[list[int]]:
         """Drafts for each row, in order, ``limit`` at most, as many as the controller chooses."""
         choice = self.steps.begin(rows, limit)
+        notice = choice.notice or (True,) * len(rows)
+        chosen = zip(rows, choice.depths, choice.gains, notice, self.steps.rooms, strict=True)
         asked = [
-            DraftHistory(row.session, row.tokens, min(depth, room), gain)
-            for row, depth, gain, room in zip(rows, choice.depths, choice.gains, self.steps.rooms, strict=True)
+            DraftHistory(row.session, row.tokens, min(depth, room), gain, soon)
+            for row, depth, gain, soon, room in chosen
             if room
         ]
         found: list[list[int]] = [[] for _ in asked]

@@ -16,6 +16,7 @@ from experts.speculation.controller import AdaptiveDepth
 from experts.speculation.costs import Experts
 from experts.speculation.depth import Choice, Depths, FixedDepth, RowView, Timing, Verdict
 from experts.speculation.messages import MAX_DEPTH
+from experts.speculation.rest import Rest
 from experts.speculation.strict import Strict
 
 logger = logging.getLogger(__name__)
@@ -85,8 +86,8 @@ class Steps:
         self._depths, self._clock = depths, clock
         self._depth, self._context, self._strict = min(depth, MAX_DEPTH), context, strict
         self.calls: Strict | None = None
-        self._sessions: frozenset[str] = frozenset()
-        self._left = 0
+        self._sessions: tuple[str, ...] = ()
+        self._rest = Rest()
         self._began = self._ended = self._wait = self._draft = 0.0
         self._tally = _Tally(self._depth)
 
@@ -104,16 +105,16 @@ class Steps:
             zeros = (0,) * len(rows)
             choice = Choice(zeros, zeros, pace=0.0, horizon=0.0, mode="plain", reason="failed")
         self._tally.chosen(choice)
-        self._left = choice.rest
+        self._rest.begin(choice, frozenset(self._sessions))
         return choice
 
     def rest(self, sessions: Iterable[str]) -> bool:
         """Whether the step that ended, with these requests, and the next are among those that there is nothing to say
         about. Called instead of ``begin``; if not, ``begin`` is due."""
-        if self._left <= 0:
+        if not self._rest.goes_on(sessions):
             return False
-        self._left -= 1
-        self._sessions, self._wait, self._draft = frozenset(sessions), 0.0, 0.0
+        self._rest.ended()
+        self._sessions, self._wait, self._draft = tuple(sessions), 0.0, 0.0
         self._depths.rest()
         self._tally.rested()
         self._ended = self._clock()
@@ -180,15 +181,17 @@ class Steps:
         """Tell the controller of the step that ended. If it ran with a prefill, or with other requests than the one
         before, its time is no measure of a decode step: the engine may even have been idle between them."""
         verdicts = [Verdict(row.session, row.drafted, row.sampled - 1) for row in rows if row.drafted and row.sampled]
-        sessions, before = frozenset(row.session for row in rows), self._sessions
+        sessions, before = tuple(row.session for row in rows), self._sessions
         self._sessions = sessions
-        timing = self._timing(rows) if sessions == before and all(row.decoded for row in rows) else None
+        settled = self._rest.ended()
+        same = set(sessions) == set(before)
+        timing = self._timing(rows, settled=settled) if same and all(row.decoded for row in rows) else None
         self._tally.step(verdicts, timing)
         self._depths.judge(verdicts, now)
         if timing is not None:
             self._depths.time(timing, now)
 
-    def _timing(self, rows: Sequence[Row]) -> Timing:
+    def _timing(self, rows: Sequence[Row], *, settled: bool) -> Timing:
         return Timing(
             rows=len(rows),
             tokens=sum(row.scheduled for row in rows),
@@ -196,6 +199,7 @@ class Steps:
             verify=self._began - self._ended,
             wait=self._wait,
             draft=self._draft,
+            settled=settled,
         )
 
 
@@ -237,6 +241,8 @@ class _Tally:
         if timing is None:
             return
         if not verdicts:
+            if not timing.settled:
+                return
             before = self._alone.get(timing.rows, timing.verify)
             self._alone[timing.rows] = before + SMOOTHING * (timing.verify - before)
         elif self._alone:

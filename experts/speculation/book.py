@@ -67,6 +67,11 @@ class Session:
         return self.behind > CATCH_UP and self.room > 0
 
     @property
+    def lags(self) -> bool:
+        """Whether there is anything to read though nothing is drafted now, so that it can be soon."""
+        return self.unread or (not self.depth and not self.made and self.behind > 1 and self.room > 0)
+
+    @property
     def drafts(self) -> list[int]:
         drafts: list[int] = self.tokens[self.final : self.final + self.made].tolist()
         return drafts

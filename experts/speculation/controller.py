@@ -27,15 +27,23 @@ WARM = 2
 PATIENCE = 8
 """Steps after which drafting begins even if nothing was measured."""
 STALE = 256
-"""Speculating steps after which a plain one is made to know its time again, if speculation seems twice as fast: the
+"""Speculating steps after which plain ones are made to know their time again, if speculation seems twice as fast: the
 less it seems to win, the sooner, down to a sixteenth, as then it matters more and costs less."""
 UNSEEN = 32
 """The same at a batch size that was hardly ever run plainly."""
 STANDS = 4
 """Steps for which a choice of depths may stand."""
-REST = 6
+REST = 18
 """Plain steps in a row without a look at what is going on: in most of them nothing is, and looking costs time that
-plain decoding does not have to spare. Few enough for a drafter to take their tokens along with drafting (CATCH_UP)."""
+plain decoding does not have to spare."""
+SETTLE = 2
+"""Plain steps after which the next is one whose time can be relied on (see ``Timing``)."""
+AFTERMATH = 0.4
+"""What those cost beyond their usual time, in plain steps."""
+LIKE, CREDIT = 2.0, -6.0
+"""How many times as many rows, or as few, are another load, and the debt up to which that is a reason for a probe."""
+NOTICE = 6
+"""Steps before a probe in which drafters may read what they have not been sent meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +121,8 @@ class AdaptiveDepth:
         self._asked: _Asked | None = None
         self._kept: _Kept | None = None
         self._lost = 0.0
+        self._price = 0.0
+        self._given_up: int | None = None
         self._step = 0
         self._checked = 0
 
@@ -136,6 +146,7 @@ class AdaptiveDepth:
                 depths, mode, reason = np.zeros_like(depths), "plain", "refresh"
         gains = np.where(tried, depths, _accepted(batch.gains, depths))
         verify = batch.verify(depths)
+        rest, notice = self._leisure(batch, mode, reason)
         choice = Choice(
             tuple(depths.tolist()),
             tuple(gains.tolist()),
@@ -143,7 +154,8 @@ class AdaptiveDepth:
             horizon=verify + float(batch.tariff.wait[0]),
             mode=mode,
             reason=reason,
-            rest=self._leisure(mode, reason),
+            rest=rest,
+            notice=notice,
         )
         self._asked = _Asked(depths, batch.tariff.plain, verify, mode)
         if mode == "speculate" and depths.any() and not tried.any() and not self._stance.doubt:
@@ -191,12 +203,14 @@ class AdaptiveDepth:
         if asked.spent is None:
             return
         tokens = 1.0 + asked.accepted / len(asked.depths)
-        self._purse = self._purse.earn(asked.spent / asked.plain)
+        spent = asked.spent / asked.plain
+        self._purse = self._purse.earn(spent)
         if asked.mode == "probe":
-            self._purse = self._purse.pay((asked.verify + asked.wait) / asked.plain - tokens)
+            waited = asked.wait / asked.plain
+            self._purse = self._purse.pay(min(spent - waited, OUTLIER) + waited - tokens)
         elif asked.mode == "speculate" and asked.depths.any():
-            self._tally = self._tally.add(asked.spent / asked.plain, tokens, floor=self._floor)
-            self._lost += min(asked.spent / asked.plain, OUTLIER) - tokens
+            self._tally = self._tally.add(spent, tokens, floor=self._floor)
+            self._lost += min(spent, OUTLIER) - tokens
 
     def _again(self, rows: Sequence[RowView]) -> Choice | None:
         """The last choice, as far as rows have room for it, if it can stand."""
@@ -217,13 +231,18 @@ class AdaptiveDepth:
         gains = tuple(float(min(pair)) for pair in zip(choice.gains, depths.tolist(), strict=True))
         return replace(choice, depths=tuple(depths.tolist()), gains=gains)
 
-    def _leisure(self, mode: str, reason: str) -> int:
-        """For how many plain steps there will be nothing to choose: not beyond the next probe, unless that is overdue
-        because it would cost more than may be spent."""
-        if mode != "plain" or reason in ("start", "refresh"):
-            return 0
-        left = self._stance.due - self._step - 1
-        return min(REST, left) if left >= 0 else REST
+    def _leisure(self, batch: _Batch, mode: str, reason: str) -> tuple[int, tuple[bool, ...] | None]:
+        """For how many plain steps there is nothing to choose: until one can be measured, if that is their purpose,
+        else until drafters should prepare for the next probe, and then until that. Then also ``Choice.notice``, who
+        will be tried."""
+        if mode != "plain":
+            return 0, None
+        if reason in ("start", "refresh"):
+            return SETTLE, None
+        left = max(self._stance.due - self._step, self._purse.until(self._price)) - 1
+        if 0 <= left <= NOTICE:
+            return left, tuple(self._trials.next(batch.slots, batch.room > 0).tolist())
+        return min(left - NOTICE if left > NOTICE else REST, REST), (False,) * len(batch.room)
 
     def _batch(self, rows: Sequence[RowView]) -> _Batch:
         depth = len(self._levels)
@@ -239,8 +258,9 @@ class AdaptiveDepth:
         stance = self._stance.next(self._view(batch, plan, trying=bool(tried.any()) and self._purse.saved >= 0.0))
         if stance.mode != self._stance.mode:
             # Speculation that was begun in vain is paid for like a probe, or luck would begin it again and again.
-            self._purse = self._purse.pay(max(0.0, self._lost))
+            self._purse = self._purse.pay(max(0.0, self._lost) + AFTERMATH * (stance.mode == "plain"))
             self._tally, self._lost, self._checked = Tally(), 0.0, self._step
+            self._given_up = len(batch.room) if stance.mode == "plain" else None
         began = stance.mode == "probe" != self._stance.mode
         self._stance = stance
         trial = np.minimum(batch.room, trials.DEPTH)
@@ -268,6 +288,7 @@ class AdaptiveDepth:
             return View(self._step, rows, plan.ratio, plan.ratio, plan.ratio, trying=trying)
         few = np.zeros_like(batch.room)
         few[: trials.AT_ONCE] = min(trials.DEPTH, len(self._levels))
+        self._price = min(batch.cost(few), SAVED)
         return View(
             self._step,
             rows,
@@ -276,18 +297,23 @@ class AdaptiveDepth:
             free=ceiling(rows, batch.tariff, free=True),
             slow=slow,
             trying=trying,
-            affordable=self._purse.saved >= min(batch.cost(few), SAVED),
+            affordable=self._purse.saved >= self._price or self._new_load(rows),
         )
 
+    def _new_load(self, rows: int) -> bool:
+        """Whether what was given up at another batch size may be tried here on credit: other prices hold."""
+        before = self._given_up
+        return before is not None and not before / LIKE < rows < before * LIKE and self._purse.saved > CREDIT
+
     def _stale(self, batch: _Batch, depths: Ints) -> bool:
-        """Whether to make this a plain step, to know the time of one; it costs what drafts would have won."""
+        """Whether to make a few plain steps, to know the time of one; they cost what drafts would have won."""
         age = self._costs.age(len(depths))
         passed = self._step - self._checked if age is None else min(age, self._step - self._checked)
         won = float(_accepted(batch.gains * batch.tariff.supply, depths).sum()) / len(depths)
         ratio = (1.0 + won) / (1.0 + batch.cost(depths))
         if passed < min(STALE * max(1 / 16, min(ratio - 1.0, 1.0)), UNSEEN if age is None else STALE):
             return False
-        cost = 1.0 - 1.0 / ratio
+        cost = (1.0 + SETTLE) * (1.0 - 1.0 / ratio)
         if self._purse.saved < cost:
             return False
         self._purse = self._purse.pay(cost)

@@ -203,11 +203,12 @@ class Costs:
             return False
         if not 0 < timing.rows <= timing.tokens < MANY or not 0 <= timing.context < MANY:
             return False
-        self.steps += 1
         rows, drafts = timing.rows, timing.tokens - timing.rows
         experts = self._experts.distinct(timing.tokens) if self._experts else 0.0
         features = (1.0, float(rows), float(drafts), experts, float(timing.context), float(drafts > 0))
-        self._verify.learn((_bucket(rows), _bucket(1 + drafts)), features, timing.verify)
+        if drafts or timing.settled:
+            self.steps += 1
+            self._verify.learn((_bucket(rows), _bucket(1 + drafts)), features, timing.verify)
         if asked > 0 and deepest > 0:
             self._wait.learn((_bucket(asked), deepest), (1.0, float(deepest), float(asked)), timing.wait)
         else:

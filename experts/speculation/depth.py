@@ -34,7 +34,8 @@ class Timing:
     ``verify``: from the end of one proposal to the beginning of the next (scheduling, forward pass, sampling, output);
     ``wait``: the proposal, so waiting for drafts included; ``draft``: the part of the wait that drafters computed.
     ``rows`` sequences ran with ``tokens`` tokens in all (``rows`` of them if nothing was drafted), over ``context``
-    tokens of history together.
+    tokens of history together. Not ``settled``: none of them drafts, but the steps before it had some, or were to. Such
+    a step is slower than plain decoding is, as caches hold other things and drafters are still at work beside it.
     """
 
     rows: int
@@ -43,6 +44,7 @@ class Timing:
     verify: float
     wait: float
     draft: float = 0.0
+    settled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,9 @@ class Choice:
     """Depth per row, in order, and what each row's drafts are expected to bring in accepted tokens. ``pace`` is how
     many tokens per second are made in the long run, so what a second of waiting costs (0: not known), ``horizon`` the
     seconds until the step's verdict. ``mode`` is what the step does ("plain", "speculate", "probe"), ``reason`` why the
-    last change of mode was made. ``rest`` is for how many steps after this one there is nothing to choose: they are
-    plain too, whoever is in them, and only to be counted (see ``Depths.rest``)."""
+    last change of mode was made. For ``rest`` steps after this one there is nothing to choose, unless others come: they
+    are plain too, and only to be counted (see ``Depths.rest``). ``notice``: the rows without drafts that may have some
+    soon, so that drafters should know their tokens (None: all)."""
 
     depths: tuple[int, ...]
     gains: tuple[float, ...]
@@ -60,6 +63,7 @@ class Choice:
     mode: str
     reason: str
     rest: int = 0
+    notice: tuple[bool, ...] | None = None
 
 
 class Depths(Protocol):

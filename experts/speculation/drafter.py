@@ -73,7 +73,7 @@ class Drafter:
         keys = [(ask.epoch, row.session) for row in ask.rows]
         known = tuple(self._apply(key, row, at) for key, row in zip(keys, ask.rows, strict=True))
         for key, session in zip(keys, known, strict=True):
-            if session is not None and session.unread:
+            if session is not None and session.lags:
                 self._unread[key] = session
         return Pending(ask, at, known)
 
@@ -97,12 +97,12 @@ class Drafter:
 
     @torch.inference_mode()
     def read(self) -> Key | None:
-        """Read a piece of an unread history: whose it was; None if all are read. They take turns."""
+        """Read a piece of a history that lags: whose it was; None if all are read. They take turns."""
         while self._unread:
             key, session = self._unread.popitem(last=False)
-            if self._book.get(key) is session and session.unread:
+            if self._book.get(key) is session and session.lags:
                 self._read_piece(session)
-                if session.unread:
+                if session.lags:
                     self._unread[key] = session
                 return key
         return None

@@ -39,12 +39,13 @@ take turns."""
 class DraftHistory:
     """A sequence to draft for. ``session`` is unique per submission; ``tokens`` [n] are all its final tokens, prompt
     and output (a view: it is read before ``propose`` returns); ``depth`` is how many drafts are wanted, 0 for none,
-    and ``gain`` how many of them are expected to be accepted."""
+    and ``gain`` how many of them are expected to be accepted. ``notice``: if none now, some may be wanted soon."""
 
     session: str
     tokens: NDArray[np.int32]
     depth: int
     gain: float = 0.0
+    notice: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +115,9 @@ class RemoteDrafts:
         self._inbox.drain(began)
         self._judge(rows, began)
         drafts: list[list[int]] = [[] for _ in rows]
-        batches = self._plan(rows, drafts, began, LAG - rest)
+        batches = self._plan(rows, drafts, began, max(LAG - rest, 1))
         hits = sum(map(bool, drafts)) if self._ahead else 0
-        budget = self._worth(batches, pace)
+        budget = self._worth(batches, pace, began)
         waiting = self._send(batches, budget, horizon if self._ahead else 0.0)
         asked = time.monotonic()
         draft = self._await(waiting, drafts, budget)
@@ -156,13 +157,13 @@ class RemoteDrafts:
     def _plan(
         self, rows: Sequence[DraftHistory], drafts: list[list[int]], now: float, lag: int
     ) -> dict[Replica, _Batch]:
-        """Fill in the drafts that are here already; who is asked about what. Sessions without drafts are brought up to
-        date after ``lag`` new tokens, so that they can have some at once."""
+        """Fill in the drafts that are here already; who is asked about what. Sessions that may have drafts soon are
+        brought up to date after ``lag`` new tokens, so that they can have some at once."""
         batches: dict[Replica, _Batch] = {}
         asked: Counter[Replica] = Counter()
         span = SPAN
         for place, row in enumerate(rows):
-            if not row.tokens.size or (not row.depth and self._behind(row) < lag):
+            if not row.tokens.size or not (row.depth or (row.notice and self._behind(row) >= lag)):
                 continue
             home = self._placement.home(row.session, now, asked)
             if home is None or not (row.depth or home.trust.closed):
@@ -186,7 +187,7 @@ class RemoteDrafts:
         home = self._placement.kept_by(row.session)
         return row.tokens.size - (home.kept[row.session].sent if home else 0)
 
-    def _worth(self, batches: dict[Replica, _Batch], pace: float) -> float:
+    def _worth(self, batches: dict[Replica, _Batch], pace: float, now: float) -> float:
         """The longest wait that pays, in seconds; who usually takes longer is not waited for. A replica on probation is
         asked about so few rows that no wait would pay: it has its time, as its breaker sees to it that this is rare."""
         hoped = {replica: batch for replica, batch in batches.items() if batch.waits}
@@ -194,11 +195,11 @@ class RemoteDrafts:
             budget = self._deadline
             if pace > 0:
                 budget = min(budget, sum(batch.gain for batch in hoped.values()) / pace)
-            slow = [each for each in hoped if not each.patience and (budget <= 0 or (pace > 0 and each.pace > budget))]
+            slow = [each for each in hoped if not each.patience and _too_slow(each, budget, pace, now)]
             if not slow:
                 return max([budget, *(min(each.patience, self._deadline) for each in hoped)])
             for replica in slow:
-                replica.skipped()
+                replica.time.skipped(now)
                 hoped.pop(replica).waits = False
         return 0.0
 
@@ -277,3 +278,8 @@ class RemoteDrafts:
         stats.draft += proposal.draft
         if proposal.hits or proposal.misses:
             stats.waits[bisect_left(WAIT_BUCKETS, proposal.wait)] += 1
+
+
+def _too_slow(replica: Replica, budget: float, pace: float, now: float) -> bool:
+    """Whether its answers usually take longer than waiting pays."""
+    return budget <= 0 or (pace > 0 and replica.time.expected(now) > budget)

@@ -28,8 +28,9 @@ AMPLE = 1.5
 """Multiple of its usual time that is enough for any answer."""
 MOST = 0.9
 """Share of the deadline that counts as all of it: waits are counted in whole milliseconds."""
-FADING = 0.8
-"""An answer time that kept the verifier from waiting counts for so much less at every step, so it is measured again."""
+FADING, RECALL = 0.8, 0.25
+"""An answer time that keeps the verifier from waiting counts for so much less each time, and for half after so many
+seconds, so that it is measured again."""
 LEARNING, GUESS = 0.05, 0.5
 """Weight of the newest verdict in how often a replica's first draft is right, and what it is before there is any."""
 LONGEST = 6
@@ -46,6 +47,30 @@ class Kept:
     whole: bool = False
     empty: int = 0
     again: int = 0
+
+
+@dataclass(slots=True)
+class AnswerTime:
+    """How long answers take: ``usual`` is a moving average, vain waits included. ``since`` when it is too long for any
+    wait, and for how many there would have been (``skips``)."""
+
+    usual: float = 0.0
+    since: float | None = None
+    skips: int = 0
+
+    def expected(self, now: float) -> float:
+        """Seconds; 0 if nothing is known."""
+        passed = 0.0 if self.since is None else now - self.since
+        return self.usual * FADING**self.skips * math.exp2(-passed / RECALL)
+
+    def waited(self, seconds: float, *, vain: bool = False) -> None:
+        self.usual = _smoothed(self.usual, max(seconds, self.usual) if vain else seconds)
+        self.since, self.skips = None, 0
+
+    def skipped(self, now: float) -> None:
+        """It was too long to wait at all."""
+        self.since = now if self.since is None else self.since
+        self.skips += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,21 +109,15 @@ class Replica:
         self._unmet = math.inf
         self.right = GUESS
         self._changes = changes
+        self.time = AnswerTime()
         self._answer = 0.0
-        self._usual = 0.0
-        self._skipped = 0
-
-    @property
-    def pace(self) -> float:
-        """How long an answer seems to take, in seconds, vain waits included; 0 if nothing is known."""
-        return self._usual * FADING**self._skipped
 
     @property
     def patience(self) -> float:
         """Seconds it is to be given whatever that brings: ample time on probation for its answers, else none."""
         if self.trust.closed or self.trust.cause == "wrong":
             return 0.0
-        return AMPLE * self._usual or math.inf
+        return AMPLE * self.time.usual or math.inf
 
     def row(self, session: str, tokens: NDArray[np.int32], *, depth: int, held: int, most: int) -> DraftRow:
         """What to tell it of a history: ``most`` new tokens at most. It drafts only once it has them all."""
@@ -124,16 +143,11 @@ class Replica:
             kept.sent, kept.step, kept.whole = row.start + len(row.tokens), ask.step, row.start == 0
         return True
 
-    def skipped(self) -> None:
-        """It is too slow at present to be waited for."""
-        self._skipped += 1
-
     def answered(self, now: float, took: float | None = None) -> None:
         """Something useful came in time; ``took`` seconds, if it was waited for."""
         if took is not None:
             self._answer = _smoothed(self._answer, took)
-            self._usual = _smoothed(self._usual, took)
-            self._skipped = 0
+            self.time.waited(took)
         self.silent = None
         self.settle(self.trust.answered(now))
 
@@ -141,8 +155,7 @@ class Replica:
         """Waited for in vain. That is its fault only if it had ample time, or most of the deadline."""
         if waited >= min(AMPLE * self._answer, MOST * deadline):
             self.missed("late", now)
-        self._usual = _smoothed(self._usual, max(waited, self._usual))
-        self._skipped = 0
+        self.time.waited(waited, vain=True)
 
     def missed(self, fault: Fault, now: float) -> None:
         self.silent = None

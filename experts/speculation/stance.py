@@ -123,5 +123,9 @@ class Purse:
     def earn(self, spent: float) -> "Purse":
         return Purse(min(self.saved + DUTY * min(spent, 16.0), SAVED))
 
+    def until(self, price: float) -> int:
+        """In how many plain steps there will be enough."""
+        return math.ceil(max(0.0, price - self.saved) / DUTY)
+
     def pay(self, cost: float) -> "Purse":
         return Purse(max(-OWED, min(self.saved - cost, SAVED)))

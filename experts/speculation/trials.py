@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 DEPTH = 2
 """Drafts of a try."""
-HOLD = 8
+HOLD = 3
 """Steps for which a try waits for drafts that come; each success allows as many again."""
 PAUSE = 16
 """Steps to the next try of the same request; doubles while tries fail."""
@@ -33,18 +33,21 @@ class Trials:
         self._left[slots] = np.maximum(left - 1, 0)
         return left > 0
 
+    def next(self, slots: Slots, wanted: Mask) -> Mask:
+        """Which of the ``wanted`` [rows] would be tried."""
+        places = np.flatnonzero(wanted)
+        tried = np.zeros(len(slots), np.bool_)
+        tried[places[np.argsort(self._due[slots[places]], kind="stable")][:AT_ONCE]] = True
+        return tried
+
     def begin(self, slots: Slots, wanted: Mask, step: int, *, due: bool) -> Mask:
         """Try a few of the ``wanted`` [rows], those first whose turn is overdue; with ``due`` only these."""
-        turn = self._due[slots]
-        places = np.flatnonzero(wanted & (turn <= step) if due else wanted)
-        places = places[np.argsort(turn[places], kind="stable")][:AT_ONCE]
-        chosen = slots[places]
+        tried = self.next(slots, wanted & (self._due[slots] <= step) if due else wanted)
+        chosen = slots[tried]
         self._idle = False
         self._left[chosen] = HOLD - 1
         self._due[chosen] = step + self._pause[chosen]
         self._pause[chosen] = np.minimum(2 * self._pause[chosen], LONGEST)
-        tried = np.zeros(len(slots), np.bool_)
-        tried[places] = True
         return tried
 
     def learn(self, slots: Slots, right: Mask) -> None:

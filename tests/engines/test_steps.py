@@ -13,16 +13,17 @@ from experts.speculation.depth import Choice, FixedDepth, Verdict
 
 
 class Recording(FixedDepth):
-    """Always the same depth, and a memory of what it was told."""
+    """Always the same depth, until told otherwise, and a memory of what it was told."""
 
     def __init__(self, depth: int) -> None:
         super().__init__(depth)
+        self.depth = depth
         self.verdicts, self.timings, self.closed, self.views = [], [], [], []
         self.leisure = self.rested = 0
 
     def choose(self, rows, now):
         self.views = list(rows)
-        return replace(super().choose(rows, now), rest=self.leisure)
+        return replace(FixedDepth(self.depth).choose(rows, now), rest=self.leisure)
 
     def rest(self):
         self.rested += 1
@@ -148,11 +149,14 @@ def test_the_first_step_after_a_rest_is_timed_by_itself_if_its_requests_were_the
 
 def test_everything_is_counted() -> None:
     bench = Bench()
+    bench.depths.depth = 0
     bench.step(row("a"), row("b"))
+    bench.step(row("a"), row("b"), verify=0.009)
+    bench.depths.depth = 4
     bench.step(row("a"), row("b"), verify=0.004)
     bench.step(drafted("a", 2), drafted("b", 0), verify=0.006)
     state = bench.steps.state()
-    assert (state.steps, state.speculated) == (3, 1)
+    assert (state.steps, state.speculated) == (4, 1)
     assert (state.drafted, state.accepted) == ((2, 2, 2, 0), (1, 1, 0, 0))
     assert (state.verify, state.plain) == pytest.approx((0.006, 0.004))
     assert (state.mode, state.changes) == ("speculate", {"speculate:fixed": 1})

@@ -57,13 +57,35 @@ def test_when_acceptance_collapses_depths_fall_and_plain_speed_is_kept(batch):
     assert mean(map(speed, phases)) >= 0.95 * plain(bad, good)
 
 
+@pytest.mark.parametrize("batch", [4, 16])
+def test_plain_steps_that_are_slow_beside_drafting_do_not_make_drafting_look_worth_it(batch):
+    stirred = replace(ENGINE, stirred=1.0)
+    runs = [run(engine=stirred, seed=seed) for seed in (1, 2, 3)]
+    speeds = []
+    for driven in runs:
+        driven.phase(traffic(0.9, batch))
+        speeds.append(speed(driven.phase(traffic(0.3, batch), 2 * LONG)))
+    assert mean(speeds) >= 0.93 * plain(traffic(0.3, batch), traffic(0.9, batch))
+
+
+def test_another_load_is_worth_another_try_though_the_last_one_was_dear():
+    late = []
+    for seed in range(1, 5):
+        driven = run(seed=seed)
+        driven.phase(traffic(0.9, 16))
+        driven.phase(traffic(0.1, 16), 150)
+        steps = driven.phase(traffic(0.9, 2), 300)
+        late.append(next(number for number, step in enumerate(steps) if any(step.choice.depths)))
+    assert mean(late) < 40
+
+
 @pytest.mark.parametrize(("batch", "pool"), [(1, PROMPT), (4, PROMPT), (4, AHEAD), (16, AHEAD)])
-def test_when_acceptance_returns_so_do_drafts_within_a_hundred_steps(batch, pool):
+def test_when_acceptance_returns_so_do_drafts_within_two_hundred_steps(batch, pool):
     for seed in range(1, 5):
         driven = run(seed=seed)
         driven.phase(traffic(0.03, batch, pool), LONG)
         steps = driven.phase(traffic(0.9, batch, pool), 500)
-        assert depth(steps[100:]) > 2
+        assert depth(steps[200:]) > 2
 
 
 def test_a_long_request_gets_fewer_drafts_for_a_bad_segment_and_more_after_it():
@@ -163,7 +185,7 @@ def test_while_it_speculates_the_plain_time_is_checked_now_and_then():
     checks = [step for step in steps if step.choice.reason == "refresh"]
     assert checks
     assert all(not any(step.choice.depths) for step in checks)
-    assert len(checks) <= len(steps) / 100
+    assert len(checks) <= len(steps) / 60
 
 
 def test_rows_without_room_change_nothing():
@@ -195,7 +217,8 @@ def test_pace_and_horizon_are_those_of_the_step():
     assert step.choice.horizon == pytest.approx(expected, rel=0.15)
     most = (4 + sum(step.choice.gains)) / expected
     assert 4 / ENGINE.seconds(4, 4) < step.choice.pace < most
-    assert step.choice.pace == pytest.approx(most * expected / (expected + PROMPT.answer(step.choice)), rel=0.15)
+    wait = PROMPT.send + PROMPT.draft * max(step.choice.depths)
+    assert step.choice.pace == pytest.approx(most * expected / (expected + wait), rel=0.15)
     assert all(0 <= gain <= depth for gain, depth in zip(step.choice.gains, step.choice.depths, strict=True))
 
 

@@ -33,6 +33,14 @@ def trained(experts=None, *, shapes=((1, 0), (1, 2), (1, 5), (4, 0), (4, 8), (4,
     return costs
 
 
+def test_plain_steps_that_are_not_settled_say_nothing_of_plain_decoding():
+    costs = trained()
+    before = costs.tariff(4, 400).plain
+    for _ in range(50):
+        assert costs.learn(Timing(4, 4, 400, 10 * seconds(4, 0), 1e-4, settled=False), asked=0, deepest=0)
+    assert costs.tariff(4, 400).plain == pytest.approx(before)
+
+
 def test_before_anything_is_measured_there_is_a_price():
     tariff = Costs(DEPTH).tariff(3, 100)
     assert tariff.plain > 0

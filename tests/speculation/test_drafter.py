@@ -165,6 +165,17 @@ def test_an_announced_prompt_is_read_before_drafts_are_wanted(drafter, greedy):
     assert list(tell.drafts[0]) == greedy((*prompt, 5), 3)
 
 
+def test_what_a_session_without_drafts_is_sent_is_read_however_little_it_is(drafter, greedy):
+    answer(drafter, ask(("a", 0, (1, 2, 3), 2)))
+    text = (1, 2, 3)
+    for step in range(2, 6):
+        new = tuple(range(10 * step, 10 * step + CATCH_UP // 2))
+        drafter.take(ask(("a", len(text), new, 0), step=step, budget=0.0), 0.0)
+        assert (drafter.read(), drafter.read()) == ((1, "a"), None)
+        text += new
+    assert list(answer(drafter, ask(("a", len(text), (7,), 3), step=9))[0].drafts[0]) == greedy((*text, 7), 3)
+
+
 def test_unread_histories_take_turns(drafter):
     for name, length in (("a", 3 * CHUNK // 2), ("b", CHUNK // 2)):
         drafter.take(ask((name, 0, tuple(token % VOCABULARY for token in range(length)), 4), budget=0.0), 0.0)

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import time
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -249,6 +250,15 @@ def test_a_session_is_brought_up_to_date_before_the_verifier_rests():
         drafts.propose([history("a", [0] * 15, 0)], rest=5)
         time.sleep(0.05)
         assert [len(row.tokens) for ask in seen for row in ask.rows] == [10, 5]
+
+
+def test_sessions_that_will_have_no_drafts_soon_are_not_brought_up_to_date():
+    with scripted(lambda _: []) as (seen, peer), verifier(peer) as drafts:
+        drafts.propose([history("a", [0] * 10, 1), history("b", [0] * 10, 1)], pace=1e9)
+        later = [replace(history(name, [0] * 40, 0), notice=name == "b") for name in "ab"]
+        drafts.propose(later, rest=5)
+        time.sleep(0.05)
+        assert [[row.session for row in ask.rows] for ask in seen] == [["a", "b"], ["b"]]
 
 
 def test_a_session_without_drafts_is_kept_nearly_up_to_date():

@@ -1,0 +1,38 @@
+"""Between two choices: for how long none is needed, and which plain steps show what plain decoding takes."""
+
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+
+from experts.speculation.depth import Choice
+
+NAP = 12
+"""Steps for which a rest goes on though others have come: with many requests in flight there is always somebody new."""
+SETTLED = 3
+"""Plain steps in a row from which on they are settled (see ``Timing``)."""
+
+
+class Rest:
+    """What a choice means for the steps after it: ``begin`` with the choice, then ``ended`` for every step."""
+
+    def __init__(self) -> None:
+        self._known: AbstractSet[str] = frozenset()
+        self._left = self._passed = self._alone = 0
+        self._drafting = False
+
+    def begin(self, choice: Choice, sessions: AbstractSet[str]) -> None:
+        """A choice for these requests was made."""
+        self._known, self._left, self._passed = sessions, choice.rest, 0
+        self._drafting = any(choice.depths)
+
+    def ended(self) -> bool:
+        """A step is over; whether it was a settled one."""
+        self._alone = 0 if self._drafting else self._alone + 1
+        return self._alone >= SETTLED
+
+    def goes_on(self, sessions: Iterable[str]) -> bool:
+        """Whether the next step, of these requests, needs no choice either. Each call counts as a step."""
+        if self._left <= 0 or (self._passed >= NAP and not all(map(self._known.__contains__, sessions))):
+            return False
+        self._left -= 1
+        self._passed += 1
+        return True

@@ -1,0 +1,30 @@
+"""Between two choices: how long a rest lasts, and when plain steps are settled."""
+
+from experts.speculation.depth import Choice
+from experts.speculation.rest import NAP, SETTLED, Rest
+
+
+def choice(depth=0, rest=0):
+    return Choice((depth,), (float(depth),), pace=0.0, horizon=0.0, mode="plain", reason="start", rest=rest)
+
+
+def test_a_rest_lasts_as_long_as_the_choice_says():
+    rest = Rest()
+    rest.begin(choice(rest=2), {"a"})
+    assert [rest.goes_on(["a"]) for _ in range(4)] == [True, True, False, False]
+
+
+def test_who_comes_ends_a_rest_after_a_while_and_who_goes_does_not():
+    rest = Rest()
+    rest.begin(choice(rest=3 * NAP), {"a", "b"})
+    assert all(rest.goes_on(["a", "c"]) for _ in range(NAP))
+    assert not rest.goes_on(["a", "c"])
+    assert rest.goes_on(["a"])
+
+
+def test_plain_steps_are_settled_some_time_after_the_last_that_was_to_have_drafts():
+    rest = Rest()
+    rest.begin(choice(depth=4), {"a"})
+    assert not rest.ended()
+    rest.begin(choice(), {"a"})
+    assert [rest.ended() for _ in range(SETTLED + 1)] == [False] * (SETTLED - 1) + [True, True]

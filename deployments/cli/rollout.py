@@ -84,7 +84,7 @@ def experiment(
         if as_json:
             typer.echo(msgspec.json.encode(found).decode())
         else:
-            out.print(view.experiment_table(found))
+            out.print(view.experiment_table(found), width=max(out.width, view.WIDTH), crop=False)
 
 
 def _overridden(known: dict[str, bool], given: list[str], dropped: list[str]) -> dict[str, bool]:

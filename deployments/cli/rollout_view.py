@@ -11,6 +11,8 @@ from cluster.flags import Flag
 
 _COLOURS = {"better": "green", "worse": "red", "no difference shown": "", "not enough data": "dim"}
 _BAR = 10
+WIDTH = 120
+"""Columns a comparison needs. A narrower terminal wraps its lines; cut off, they would lose the verdict."""
 
 
 def flags_table(flags: Sequence[Flag]) -> Table:

@@ -19,6 +19,8 @@ from experts.api import WAIT_BUCKETS, SpeculationState
 
 WINDOW = 60.0
 """Seconds that ``Ledger.recent`` looks back."""
+ENOUGH = 50
+"""Steps that verified something before their speed is compared with that of plain decoding."""
 _MARK = 5.0
 """Seconds between the totals that are kept for looking back."""
 _LIVES = 256
@@ -128,8 +130,8 @@ def hit_rate(state: SpeculationState) -> float | None:
 
 
 def speedup(state: SpeculationState) -> float | None:
-    """Tokens per second of the steps that verified, over the same without drafts; None where fewer than a tenth of the
-    steps did, as those are probes, whose loss is meant.
+    """Tokens per second of the steps that verified, over the same without drafts; None where so few did that it says
+    nothing, or fewer than a tenth, as those are probes, whose loss is meant.
 
     A row that drafted brought one token and its accepted drafts, in the time of ``verify`` and ``wait``; without drafts
     one token, in ``plain``. Rows without drafts in such a step are not counted, so that batches in which few rows
@@ -137,6 +139,8 @@ def speedup(state: SpeculationState) -> float | None:
     """
     spent = state.verify + state.wait
     if not (state.drafted and state.drafted[0] and spent and 10 * state.speculated >= state.steps):
+        return None
+    if state.speculated < ENOUGH:
         return None
     return (1 + sum(state.accepted) / state.drafted[0]) * state.plain / spent
 

@@ -1,13 +1,14 @@
 """The bars that speculation is held to, and the tables that show what is behind them."""
 
 from collections.abc import Callable, Sequence
+from statistics import median
 
 from rich.table import Table
 
 from loadtests.drift import Phase
 from loadtests.report import Bar, Row, compared
 from loadtests.speculation.messages import Measured
-from loadtests.speculation.summary import PARTS, Sample, Summary, budget, decode_rate, rate_of, speeds
+from loadtests.speculation.summary import PARTS, Ceiling, Sample, Summary, budget, decode_rate, rate_of, speeds
 from loadtests.speculation.trace import Verdict
 
 FLOOR = 0.95
@@ -90,6 +91,27 @@ def _cells(each: Summary) -> tuple[str, ...]:
         f"{each.cpu:.2f}",
         f"{each.drafter:.2f}",
     )
+
+
+def ceiling_table(title: str, found: Sequence[Ceiling], samples: Sequence[Sample], ours: str) -> Table:
+    """What is possible at each batch and acceptance, and what was made of it without prefills."""
+    table = Table(title=title)
+    for head in ("batch", "acceptance", "plain ms", "K", "verify ms", "drafts for nothing", "measured"):
+        table.add_column(head, justify="right")
+    for each in found:
+        mine, plain = (
+            median(map(decode_rate, speeds(samples, name, each.batch, each.acceptance))) for name in (ours, "plain")
+        )
+        table.add_row(
+            str(each.batch),
+            f"{each.acceptance:g}",
+            f"{each.plain_ms:.1f}",
+            str(each.depth),
+            f"{each.step_ms:.1f}",
+            f"{each.ratio:.2f}x",
+            f"{mine / plain:.2f}x",
+        )
+    return table
 
 
 def budget_table(title: str, samples: Sequence[Sample]) -> Table:

@@ -16,13 +16,20 @@ from loadtests.drift import SEEDS, drift
 from loadtests.prompts import ANSWERABLE, RECORDS, encoded
 from loadtests.report import RESULTS, Bar, Outcome, bounded
 from loadtests.speculation.arms import DRAFT_CORE, PLAIN, VERIFIER_CORE, co_resident, split
-from loadtests.speculation.bars import budget_table, pair_rows, summary_table, trace_rows, virtual_rows
+from loadtests.speculation.bars import (
+    budget_table,
+    ceiling_table,
+    pair_rows,
+    summary_table,
+    trace_rows,
+    virtual_rows,
+)
 from loadtests.speculation.compare import Comparison, Effort
 from loadtests.speculation.messages import Prompt
 from loadtests.speculation.pair import embedded, random_pair
 from loadtests.speculation.plot import draw
 from loadtests.speculation.rig import Questions, Rig
-from loadtests.speculation.summary import Sample, Summary, rate_of, summaries
+from loadtests.speculation.summary import Ceiling, Sample, Summary, ceilings, rate_of, summaries
 from loadtests.speculation.trace import Pace, Trace, phases, verdicts
 
 OURS = split(ahead=True, adaptive=True)
@@ -64,7 +71,7 @@ class Plan:
 MIX = len(ANSWERABLE)
 FULL = Plan(
     family=Effort((1, 2, 4, 8, 16), rounds=3, seconds=2.5, settle=0.5, pool=24 * MIX, mix=MIX, dissected=(1, 4, 16)),
-    random=Effort((1, 2, 4, 8, 16), rounds=2, seconds=1.2, settle=0.2, pool=32, mix=2),
+    random=Effort((1, 2, 4, 8, 16), rounds=2, seconds=1.2, settle=0.2, pool=32, mix=2, dissected=(1, 4, 16)),
     acceptances=ACCEPTANCES,
     phase=3.0,
     laps=2,
@@ -88,6 +95,8 @@ class Detail(msgspec.Struct, frozen=True):
     embedded: tuple[Summary, ...]
     parts: tuple[Sample, ...]
     random: tuple[Summary, ...]
+    random_parts: tuple[Sample, ...]
+    ceilings: tuple[Ceiling, ...]
     trace: tuple[Pace, ...]
     others: float
     idle: float
@@ -104,6 +113,8 @@ class Bench:
         self.parts: list[Sample] = []
         self.paces: list[Pace] = []
         self.synthetic: list[Sample] = []
+        self.dissected: list[Sample] = []
+        self.ceilings: list[Ceiling] = []
         self.others = self.idle = self.resident = 0.0
 
     def embedded(self) -> None:
@@ -140,8 +151,8 @@ class Bench:
             one, both = co_resident(pair, (VERIFIER_CORE,)), co_resident(pair, (VERIFIER_CORE, DRAFT_CORE))
             arms = (PLAIN, SYNC) if self._plan.narrow else (PLAIN, one, both, SYNC, OURS)
             with Rig(pair, Questions(prompts, NOISE_TOKENS, ignore_eos=True, synthetic=True)) as rig:
-                self._say(f"{pair.name}: loading {len(arms)} engines")
-                rig.load(arms)
+                self._say(f"{pair.name}: loading {len(arms) + 1} engines")
+                rig.load((*arms, SYNC_FIXED))
                 comparison = Comparison(rig, arms, self._plan.random)
                 comparison.warm(len(prompts))
                 for acceptance in self._plan.acceptances:
@@ -149,7 +160,12 @@ class Bench:
                     comparison.calibrate()
                     self._say(f"synthetic acceptance {acceptance:g}")
                     self.synthetic += self._watch(comparison.measure(acceptance))
+                self.dissected = list(comparison.dissect(self._plan.acceptances[-1]))
+                self.ceilings = ceilings(list(comparison.verifying(SYNC_FIXED)), self._plan.acceptances)
                 self._show(summary_table(f"{pair.name}, {SYNTHETIC}", summaries(self.synthetic)))
+                self._show(budget_table(f"{pair.name}: one step, milliseconds", self.dissected))
+                title = f"{pair.name}: what the verifier's core allows, decode only"
+                self._show(ceiling_table(title, self.ceilings, self.synthetic, SYNC.name))
                 self._note(rig)
 
     def explain(self) -> None:
@@ -191,6 +207,8 @@ def measure() -> Outcome:
         embedded=tuple(summaries(bench.samples)),
         parts=tuple(bench.parts),
         random=tuple(summaries(bench.synthetic)),
+        random_parts=tuple(bench.dissected),
+        ceilings=tuple(bench.ceilings),
         trace=tuple(bench.paces),
         others=bench.others,
         idle=bench.idle,

@@ -68,6 +68,16 @@ class Comparison:
             for arm in self._arms:
                 yield self._sample(arm, Run(batch, command.order, command.seconds, command.settle, True), acceptance)
 
+    def verifying(self, arm: Arm) -> Iterator[Sample]:
+        """A window of plain decoding and one of each depth, at every batch."""
+        for batch in self._effort.batches:
+            command = self._effort.command(batch, self._sizes[batch], 0)
+            yield self._sample(PLAIN, command, None)
+            for depth in DEPTHS:
+                self._rig.fix(arm, depth)
+                taken = self._rig.run(arm, command)
+                yield Sample(arm.name, batch, depth, taken.measured, taken.drafter)
+
     def _sample(self, arm: Arm, command: Run, acceptance: float | None) -> Sample:
         depth = self._depths.get((arm.name, command.batch), 0)
         if arm.tunable:

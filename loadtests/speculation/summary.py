@@ -47,6 +47,18 @@ class Summary(msgspec.Struct, frozen=True):
     drafter: float
 
 
+class Ceiling(msgspec.Struct, frozen=True):
+    """What drafts that cost nothing and are always in time would bring at a batch and acceptance: ``ratio`` to plain
+    decoding with the best ``depth``, as the verifier takes ``step_ms`` to verify so many, and ``plain_ms`` without."""
+
+    batch: int
+    acceptance: float
+    ratio: float
+    depth: int
+    step_ms: float
+    plain_ms: float
+
+
 def rate_of(measured: Measured) -> float:
     """Generated tokens per second, prefills included."""
     return measured.tokens / measured.seconds
@@ -90,6 +102,25 @@ def _summary(samples: Sequence[Sample]) -> Summary:
         cpu=median(_per(each.cpu, each.seconds) for each in taken),
         drafter=median(each.drafter for each in samples),
     )
+
+
+def ceilings(samples: Sequence[Sample], acceptances: Sequence[float]) -> list[Ceiling]:
+    """Of windows without drafts (``depth`` 0) and with fixed numbers of them."""
+    found = []
+    for batch in dict.fromkeys(each.batch for each in samples):
+        steps = {each.depth: _verifying(each.measured) for each in samples if each.batch == batch}
+        plain = steps.pop(0)
+        for share in acceptances:
+            ratios = {depth: sum(share**n for n in range(depth + 1)) * plain / step for depth, step in steps.items()}
+            best = max(ratios, key=ratios.__getitem__)
+            found.append(Ceiling(batch, share, ratios[best], best, 1e3 * steps[best], 1e3 * plain))
+    return found
+
+
+def _verifying(measured: Measured) -> float:
+    """Seconds of a step without a prefill, but for waiting."""
+    wait = measured.speculation.wait if measured.speculation else 0.0
+    return _per(measured.decode_seconds, measured.decode_steps) - _per(wait, measured.steps)
 
 
 def budget(measured: Measured) -> dict[str, float]:

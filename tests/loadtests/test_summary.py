@@ -7,7 +7,7 @@ from experts.api import SpeculationState
 from loadtests.speculation.bars import RIVALS, budget_table, pair_rows, summary_table, trace_rows
 from loadtests.speculation.messages import Measured
 from loadtests.speculation.plot import Figures, draw
-from loadtests.speculation.summary import PARTS, Sample, budget, summaries
+from loadtests.speculation.summary import PARTS, Sample, budget, ceilings, summaries
 from loadtests.speculation.trace import FIXED, Pace, phases, verdicts
 from loadtests.speculation.verifier import grown
 
@@ -35,6 +35,18 @@ def window(rate: float, *, state: SpeculationState | None = None, parts: dict[st
 
 def samples(**rates: float) -> list[Sample]:
     return [Sample(arm.replace("_", " "), 1, 0, window(rate, state=STATE), 0.3) for arm, rate in rates.items()]
+
+
+def test_a_ceiling_is_what_drafts_would_bring_if_they_came_for_nothing():
+    def steps(depth, seconds):
+        made = msgspec.structs.replace(window(1.0, state=STATE if depth else None), decode_seconds=50 * seconds)
+        return Sample("fixed" if depth else "plain", 4, depth, made)
+
+    wait = STATE.wait / 100
+    found = ceilings([steps(0, 0.1), steps(2, 0.15 + wait), steps(8, 0.5 + wait)], (0.5, 0.99))
+    assert [(each.batch, each.acceptance, each.depth) for each in found] == [(4, 0.5, 2), (4, 0.99, 2)]
+    assert found[0].ratio == pytest.approx(1.75 * 0.1 / 0.15)
+    assert (found[0].step_ms, found[0].plain_ms) == pytest.approx((150.0, 100.0))
 
 
 def test_a_summary_has_the_medians_of_its_windows():

@@ -164,13 +164,14 @@ def test_a_reason_without_alternatives_is_known_at_first_sight() -> None:
 
 def test_ratios_are_those_of_the_counters_and_none_where_nothing_happened() -> None:
     state = SpeculationState(
-        steps=10, speculated=1, hits=3, misses=1, drafted=(10, 8), accepted=(8, 1), verify=1.0, wait=0.5, plain=1.0
+        steps=500, speculated=50, hits=3, misses=1, drafted=(10, 8), accepted=(8, 1), verify=1.0, wait=0.5, plain=1.0
     )
     assert acceptance(state) == 0.5
     assert hit_rate(state) == 0.75
     assert speedup(state) == pytest.approx(1.9 / 1.5)
     assert (acceptance(EMPTY), hit_rate(EMPTY), speedup(EMPTY)) == (None, None, None)
-    assert speedup(msgspec.structs.replace(state, steps=11)) is None, "one step in eleven is a probe"
+    assert speedup(msgspec.structs.replace(state, steps=550)) is None, "one step in eleven is a probe"
+    assert speedup(msgspec.structs.replace(state, steps=60, speculated=49)) is None, "too few to say"
 
 
 @pytest.mark.parametrize(

@@ -43,11 +43,13 @@ class Comparison:
             self._rig.run(arm, Run(max(self._effort.batches), tuple(range(prompts)), 0.0, 0.0))
 
     def calibrate(self) -> None:
-        """Sizes by plain's speed, and the best depth of every tunable arm at every batch, each tried once."""
+        """Sizes by plain's speed, and the best depth of every tunable arm at every batch, each tried once. A window has
+        two generations of requests at least: outputs of one length run in step, and one generation may be over before
+        the prompts of the next are read."""
         effort = self._effort
         for batch in effort.batches:
             found = self._rig.run(PLAIN, effort.command(batch, effort.mix, 0)).measured
-            rounds = effort.seconds * found.finished / found.seconds / effort.mix
+            rounds = max(effort.seconds * found.finished / found.seconds, 2.0 * batch) / effort.mix
             self._sizes[batch] = effort.mix * min(max(1, round(rounds)), effort.pool // effort.mix)
         for arm in self._arms:
             if arm.tunable:

@@ -13,6 +13,10 @@ PARTS = ("forward", "sample", "draft", "transport", "proposer", "prepare", "sche
 wait; proposer: what our side of the engine adds; engine: what no other part covers."""
 
 
+FULL = 0.75
+"""Share of the drafts wanted that makes a window one of that depth; the last steps of a request want fewer."""
+
+
 class Sample(msgspec.Struct, frozen=True):
     """One window of one arm. ``depth``: the fixed one, 0 where there is none; ``drafter``: the draft server's share of
     a core; ``acceptance``: the pretended one, None where it is real."""
@@ -105,16 +109,24 @@ def _summary(samples: Sequence[Sample]) -> Summary:
 
 
 def ceilings(samples: Sequence[Sample], acceptances: Sequence[float]) -> list[Ceiling]:
-    """Of windows without drafts (``depth`` 0) and with fixed numbers of them."""
+    """Of windows without drafts (``depth`` 0) and with fixed numbers of them. Windows to which too few drafts came in
+    time say nothing of the time to verify so many."""
     found = []
     for batch in dict.fromkeys(each.batch for each in samples):
-        steps = {each.depth: _verifying(each.measured) for each in samples if each.batch == batch}
+        windows = [each for each in samples if each.batch == batch]
+        steps = {each.depth: _verifying(each.measured) for each in windows if _came(each) >= FULL}
         plain = steps.pop(0)
         for share in acceptances:
             ratios = {depth: sum(share**n for n in range(depth + 1)) * plain / step for depth, step in steps.items()}
             best = max(ratios, key=ratios.__getitem__)
             found.append(Ceiling(batch, share, ratios[best], best, 1e3 * steps[best], 1e3 * plain))
     return found
+
+
+def _came(sample: Sample) -> float:
+    """The share of the drafts of its depth that came; 1 where none were wanted."""
+    wanted = sample.depth * sample.measured.rows
+    return _per(sample.measured.drafted, wanted) if wanted else 1.0
 
 
 def _verifying(measured: Measured) -> float:

@@ -15,6 +15,7 @@ from experts.speculation.acceptance import LIMIT, Acceptance, Floats, Slots
 from experts.speculation.costs import MANY, Costs, Experts, Tariff
 from experts.speculation.depth import Choice, RowView, Timing, Verdict
 from experts.speculation.goodput import Plan, best_depths, ceiling
+from experts.speculation.rest import SETTLED
 from experts.speculation.stance import GAIN, OUTLIER, SAVED, Purse, Stance, Tally, View
 from experts.speculation.trials import Mask, Trials
 
@@ -36,8 +37,8 @@ STANDS = 4
 REST = 18
 """Plain steps in a row without a look at what is going on: in most of them nothing is, and looking costs time that
 plain decoding does not have to spare."""
-SETTLE = 2
-"""Plain steps after which the next is one whose time can be relied on (see ``Timing``)."""
+SETTLE = SETTLED - 1
+"""Plain steps after which the next is one whose time can be relied on."""
 AFTERMATH = 0.4
 """What those cost beyond their usual time, in plain steps."""
 LIKE, CREDIT = 2.0, -6.0

@@ -1,7 +1,6 @@
 """Between two choices: for how long none is needed, and which plain steps show what plain decoding takes."""
 
 from collections.abc import Iterable
-from collections.abc import Set as AbstractSet
 
 from experts.speculation.depth import Choice
 
@@ -15,11 +14,11 @@ class Rest:
     """What a choice means for the steps after it: ``begin`` with the choice, then ``ended`` for every step."""
 
     def __init__(self) -> None:
-        self._known: AbstractSet[str] = frozenset()
+        self._known: frozenset[str] = frozenset()
         self._left = self._passed = self._alone = 0
         self._drafting = False
 
-    def begin(self, choice: Choice, sessions: AbstractSet[str]) -> None:
+    def begin(self, choice: Choice, sessions: frozenset[str]) -> None:
         """A choice for these requests was made."""
         self._known, self._left, self._passed = sessions, choice.rest, 0
         self._drafting = any(choice.depths)
@@ -31,7 +30,7 @@ class Rest:
 
     def goes_on(self, sessions: Iterable[str]) -> bool:
         """Whether the next step, of these requests, needs no choice either. Each call counts as a step."""
-        if self._left <= 0 or (self._passed >= NAP and not all(map(self._known.__contains__, sessions))):
+        if self._left <= 0 or (self._passed >= NAP and not self._known.issuperset(sessions)):
             return False
         self._left -= 1
         self._passed += 1

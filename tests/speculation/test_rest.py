@@ -10,13 +10,13 @@ def choice(depth=0, rest=0):
 
 def test_a_rest_lasts_as_long_as_the_choice_says():
     rest = Rest()
-    rest.begin(choice(rest=2), {"a"})
+    rest.begin(choice(rest=2), frozenset("a"))
     assert [rest.goes_on(["a"]) for _ in range(4)] == [True, True, False, False]
 
 
 def test_who_comes_ends_a_rest_after_a_while_and_who_goes_does_not():
     rest = Rest()
-    rest.begin(choice(rest=3 * NAP), {"a", "b"})
+    rest.begin(choice(rest=3 * NAP), frozenset("ab"))
     assert all(rest.goes_on(["a", "c"]) for _ in range(NAP))
     assert not rest.goes_on(["a", "c"])
     assert rest.goes_on(["a"])
@@ -24,7 +24,7 @@ def test_who_comes_ends_a_rest_after_a_while_and_who_goes_does_not():
 
 def test_plain_steps_are_settled_some_time_after_the_last_that_was_to_have_drafts():
     rest = Rest()
-    rest.begin(choice(depth=4), {"a"})
+    rest.begin(choice(depth=4), frozenset("a"))
     assert not rest.ended()
-    rest.begin(choice(), {"a"})
+    rest.begin(choice(), frozenset("a"))
     assert [rest.ended() for _ in range(SETTLED + 1)] == [False] * (SETTLED - 1) + [True, True]

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import msgspec
 import typer
+from rich.console import Console
 
 from cluster.errors import BadRequest, NotFound
 from deployments.cli import rollout_view as view
@@ -84,7 +85,7 @@ def experiment(
         if as_json:
             typer.echo(msgspec.json.encode(found).decode())
         else:
-            out.print(view.experiment_table(found), width=max(out.width, view.WIDTH), crop=False)
+            Console(highlight=False, width=max(out.width, view.WIDTH)).print(view.experiment_table(found))
 
 
 def _overridden(known: dict[str, bool], given: list[str], dropped: list[str]) -> dict[str, bool]:

@@ -84,8 +84,9 @@ async def test_an_experiment_is_shown_pool_by_pool(rig: Rig) -> None:
                 assert (await http.post("/v1/chat/completions", json=BODY | {"model": model})).status_code == 200
     shown = await run(rig, "experiment", "speculation", "--pool", "general")
     assert shown.exit_code == 0, shown.output
-    for text in ("50 % on, counted by 1 gateway", "general", "time per output token", "not enough data"):
+    for text in ("50 % on, counted by 1 gateway", "general", "time per output token", "not enough data", "on/off"):
         assert text in shown.stdout
+    assert "…" not in shown.stdout
     assert "tools" not in shown.stdout
     found = msgspec.json.decode((await run(rig, "experiment", "speculation", "--json")).stdout)
     assert [pool["pool"] for pool in found["pools"]] == ["general", "tools"]

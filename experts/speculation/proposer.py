@@ -30,6 +30,8 @@ LARGEST_TELL = 1 << 20
 LAG = 8
 """New tokens after which a session that has no drafts at present is brought up to date: a drafter takes so many along
 with drafting, and has to read more before it can."""
+FOLLOW, STRETCH = 0.05, 4.0
+"""Step by which that factor follows what happens, and the most it is believed to be."""
 SPAN, SHORT = 4096, 64
 """Tokens of long histories sent in one step, and how many are not counted as long: sessions that move, or come back,
 take turns."""
@@ -81,6 +83,30 @@ class _Offer:
     depth: int
 
 
+class Rhythm:
+    """How much longer than expected it takes from one call to the next: a median, followed. What was expected knows
+    nothing of prefills, say; the median is not moved by a pause between two requests."""
+
+    def __init__(self) -> None:
+        self._stretch = 1.0
+        self._due = self._since = 0.0
+
+    def began(self, now: float) -> None:
+        """The next call is here."""
+        if self._due > self._since:
+            self._stretch *= 1.0 + FOLLOW if now > self._due else 1.0 - FOLLOW
+            self._stretch = max(1.0 / STRETCH, min(self._stretch, STRETCH))
+
+    def ended(self, now: float, horizon: float, *, rest: int) -> None:
+        """A call ends; the next was expected after ``horizon`` seconds, or nobody knows when (infinity, or ``rest``)."""
+        self._since = now
+        self._due = now + self.stretched(horizon) if math.isfinite(horizon) and not rest else 0.0
+
+    def stretched(self, horizon: float) -> float:
+        """In how many seconds it really is to be expected."""
+        return self._stretch * horizon
+
+
 class RemoteDrafts:
     """Drafts from other processes. All methods are called on one thread; ``propose`` never raises.
 
@@ -102,6 +128,7 @@ class RemoteDrafts:
         )
         self._inbox = Inbox(self._placement, self._stats, epoch=epoch, vocabulary=vocabulary, patience=deadline)
         self._offers: dict[str, _Offer] = {}
+        self._rhythm = Rhythm()
         self._step = 0
 
     def propose(
@@ -112,16 +139,19 @@ class RemoteDrafts:
         began = time.monotonic()
         self._step += 1
         self._inbox.step = self._step
+        self._rhythm.began(began)
         self._inbox.drain(began)
         self._judge(rows, began)
         drafts: list[list[int]] = [[] for _ in rows]
         batches = self._plan(rows, drafts, began, max(LAG - rest, 1))
         hits = sum(map(bool, drafts)) if self._ahead else 0
         budget = self._worth(batches, pace, began)
-        waiting = self._send(batches, budget, horizon if self._ahead else 0.0)
+        waiting = self._send(batches, budget, self._rhythm.stretched(horizon) if self._ahead else 0.0)
         asked = time.monotonic()
         draft = self._await(waiting, drafts, budget)
-        wait = time.monotonic() - asked
+        answered = time.monotonic()
+        wait = answered - asked
+        self._rhythm.ended(answered, horizon, rest=rest)
         self._remember(rows, drafts)
         proposal = Proposal(drafts, hits, sum(row.depth > 0 for row in rows) - hits, wait, min(draft, wait))
         self._count(proposal)

@@ -226,7 +226,8 @@ class _Tally:
     def __init__(self, depth: int) -> None:
         self.mode = ""
         self._steps = self._speculated = 0
-        self._drafted, self._accepted = [0] * depth, [0] * depth
+        self._reach = depth
+        self._verdicts: Counter[tuple[int, int]] = Counter()
         self._verify = self._plain = self._depth = 0.0
         self._changes: Counter[str] = Counter()
         self._alone: dict[int, float] = {}
@@ -235,9 +236,7 @@ class _Tally:
         self._steps += 1
         self._speculated += bool(verdicts)
         for verdict in verdicts:
-            for position in range(min(verdict.drafted, len(self._drafted))):
-                self._drafted[position] += 1
-                self._accepted[position] += position < verdict.accepted
+            self._verdicts[verdict.drafted, verdict.accepted] += 1
         if timing is None:
             return
         if not verdicts:
@@ -261,11 +260,13 @@ class _Tally:
             self._depth += SMOOTHING * (sum(choice.depths) / len(choice.depths) - self._depth)
 
     def state(self) -> SpeculationState:
+        found = list(self._verdicts.items())
+        positions = range(self._reach)
         return SpeculationState(
             steps=self._steps,
             speculated=self._speculated,
-            drafted=tuple(self._drafted),
-            accepted=tuple(self._accepted),
+            drafted=tuple(sum(n for (drafted, _), n in found if place < drafted) for place in positions),
+            accepted=tuple(sum(n for ends, n in found if place < min(ends)) for place in positions),
             verify=self._verify,
             plain=self._plain,
             mode=self.mode,

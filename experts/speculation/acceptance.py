@@ -59,15 +59,16 @@ class _Domain:
     last: int = 0
     shock: float = 0.0
 
-    def learn(self, tries: Sequence[float], hits: Sequence[float], step: int) -> None:
-        """Counts of one step."""
+    def learn(self, tries: Sequence[float], hits: Sequence[float], step: int, steps: int) -> None:
+        """Counts of so many ``steps``, the last of them ``step``."""
         weight = self.tries[0]
-        number = sum(tries)
-        due = sum(tried * (1.0 - rate) for tried, rate in zip(tries, self.rates, strict=True))
+        number = sum(tries) / steps
+        due = sum(tried * (1.0 - rate) for tried, rate in zip(tries, self.rates, strict=True)) / steps
         spread = due * (1.0 - due / number) + (SLACK * number) ** 2 + 0.05
-        self.shock += RECENT * ((number - sum(hits) - due) / spread**0.5 - self.shock)
-        fade = max(FADE ** min(max(step - self.last - 1, 0), 1000), min(1.0, CERTAIN / weight))
-        keep = fade * min(1.0, max(SHARED, SPAN * tries[0]) / (fade * weight + tries[0]))
+        newest = 1.0 - (1.0 - RECENT) ** steps
+        self.shock += newest * ((number - sum(hits) / steps - due) / spread**0.5 - self.shock)
+        fade = max(FADE ** min(max(step - self.last - steps, 0), 1000), min(1.0, CERTAIN / weight))
+        keep = fade * min(1.0, max(SHARED, SPAN * tries[0] / steps) / (fade * weight + tries[0]))
         if abs(self.shock) > SHOCK:
             keep *= 0.5
         self.tries = [old * keep + new for old, new in zip(self.tries, tries, strict=True)]
@@ -166,22 +167,24 @@ class Acceptance:
         return np.array([current[verdict.session] for verdict in known], np.intp), known
 
     def learn(self, slots: Slots, known: Sequence[Verdict], step: int) -> None:
-        """What ``judged`` found, at least one."""
+        """What ``judged`` found, at least one; of a few steps, if it is many of one request."""
         depth, table = len(self._positions), self._table
         drafted = [min(verdict.drafted, depth) for verdict in known]
         accepted = [max(0, min(verdict.accepted, limit)) for verdict, limit in zip(known, drafted, strict=True)]
         tried = [min(right + 1, limit) for right, limit in zip(accepted, drafted, strict=True)]
         ends = np.array([tried, accepted])
-        counts = self._positions < ends.T[:, :, None]
-        idle = np.minimum(step - 1 - table.last[slots], 1000)
-        keep = (DECAY * FADE**idle * table.trust[slots]) * self._steady(slots, counts[:, 0], ends)
+        counts = (self._positions < ends.T[:, :, None]).astype(np.float64)
+        slots, counts, ends, times = _together(slots, counts, ends)
+        steps = int(times.max())
+        idle = np.clip(step - times - table.last[slots], 0, 1000)
+        keep = (DECAY**times * FADE**idle * table.trust[slots]) * self._steady(slots, counts[:, 0], ends, times)
         learnt = table.counts[slots] * keep[:, None, None] + counts
         table.counts[slots], table.last[slots] = learnt, step
         domains = table.domain[slots]
         kinds = set(domains.tolist())
         for kind in kinds:
             tries, hits = (counts if len(kinds) == 1 else counts[domains == kind]).sum(axis=0).tolist()
-            self._domains[kind].learn(tries, hits, step)
+            self._domains[kind].learn(tries, hits, step, steps)
             self._rates[kind] = self._domains[kind].rates
         level = table.level[slots]
         table.level[slots] = level + (self._rates[domains, 0] - level) / learnt[:, 0, 0]
@@ -192,15 +195,17 @@ class Acceptance:
         self._vacant.extend(slots)
         return np.array(slots, np.intp)
 
-    def _steady(self, slots: Slots, tries: NDArray[np.bool_], ends: Slots) -> Floats:
+    def _steady(self, slots: Slots, tries: Floats, ends: Slots, times: Slots) -> Floats:
         """What is kept of a request's evidence [rows]: all, or half of it while its verdicts surprise: many standard
         deviations more (or fewer) drafts failed than was due. Rates a little off are no surprise. ``ends`` [2, rows]
-        are the drafts verified and accepted, ``tries`` [rows, depth] the same as a mask."""
+        are the drafts verified and accepted in so many verdicts (``times`` [rows]), ``tries`` [rows, depth] the former
+        by position."""
         table = self._table
-        number, failed = ends[0], ends[0] - ends[1]
-        due = ((1.0 - table.rates[slots]) * tries).sum(axis=1)
+        number, failed = ends[0] / times, (ends[0] - ends[1]) / times
+        due = ((1.0 - table.rates[slots]) * tries).sum(axis=1) / times
         spread = due * (1.0 - due / number) + (SLACK * number) ** 2 + 0.05
-        shock = table.shock[slots] * (1.0 - RECENT) + RECENT * (failed - due) / np.sqrt(spread)
+        newest = 1.0 - (1.0 - RECENT) ** times
+        shock = table.shock[slots] * (1.0 - newest) + newest * (failed - due) / np.sqrt(spread)
         table.shock[slots] = shock
         return np.where(np.abs(shock) > SHOCK, 0.5, 1.0)
 
@@ -224,3 +229,14 @@ class Acceptance:
             self._domains.append(_Domain(tries, [OPTIMISM * each for each in tries], [OPTIMISM] * depth))
             self._rates = np.array([each.rates for each in self._domains])
         return kind
+
+
+def _together(slots: Slots, counts: Floats, ends: Slots) -> tuple[Slots, Floats, Slots, Slots]:
+    """Each slot once, with the sums of its ``counts`` [rows, 2, depth] and ``ends`` [2, rows], and of how many."""
+    if len(set(slots.tolist())) == len(slots):
+        return slots, counts, ends, np.ones_like(slots)
+    found, places, times = np.unique(slots, return_inverse=True, return_counts=True)
+    summed, last = np.zeros((len(found), *counts.shape[1:])), np.zeros((2, len(found)), ends.dtype)
+    np.add.at(summed, places, counts)
+    np.add.at(last.T, places, ends.T)
+    return found, summed, last, times

@@ -17,6 +17,7 @@ from experts.speculation.depth import Choice, RowView, Timing, Verdict
 from experts.speculation.goodput import Plan, best_depths, ceiling
 from experts.speculation.rest import SETTLED
 from experts.speculation.stance import GAIN, OUTLIER, SAVED, Purse, Stance, Tally, View
+from experts.speculation.standing import Standing
 from experts.speculation.trials import Mask, Trials
 
 __all__ = ["AdaptiveDepth", "Experts"]
@@ -32,8 +33,6 @@ STALE = 256
 less it seems to win, the sooner, down to a sixteenth, as then it matters more and costs less."""
 UNSEEN = 32
 """The same at a batch size that was hardly ever run plainly."""
-STANDS = 4
-"""Steps for which a choice of depths may stand."""
 REST = 18
 """Plain steps in a row without a look at what is going on: in most of them nothing is, and looking costs time that
 plain decoding does not have to spare."""
@@ -43,6 +42,8 @@ AFTERMATH = 0.4
 """What those cost beyond their usual time, in plain steps."""
 LIKE, CREDIT = 2.0, -6.0
 """How many times as many rows, or as few, are another load, and the debt up to which that is a reason for a probe."""
+LEFT = 64
+"""Requests that have ended and are still to be forgotten, at most."""
 NOTICE = 6
 """Steps before a probe in which drafters may read what they have not been sent meanwhile."""
 
@@ -95,11 +96,9 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A choice that may stand: of which step, for which sessions and with how much ``room`` [rows]."""
+    """A choice that may stand, and what it was made of."""
 
-    step: int
-    names: list[tuple[str, bool]]
-    room: Ints
+    standing: Standing
     asked: _Asked
     choice: Choice
 
@@ -121,6 +120,8 @@ class AdaptiveDepth:
         self._tally, self._purse = Tally(), Purse()
         self._asked: _Asked | None = None
         self._kept: _Kept | None = None
+        self._unlearnt: list[Verdict] = []
+        self._left: list[str] = []
         self._lost = 0.0
         self._price = 0.0
         self._given_up: int | None = None
@@ -128,8 +129,8 @@ class AdaptiveDepth:
         self._checked = 0
 
     def choose(self, rows: Sequence[RowView], now: float) -> Choice:
-        """A choice stands for a few steps if the rows are the same and nothing is amiss. If no row has room the mode
-        stays as it is: there was nothing to choose."""
+        """A choice stands for a few steps if nothing is amiss. If no row has room the mode stays as it is: there was
+        nothing to choose."""
         del now
         self._step += 1
         self._settle()
@@ -137,6 +138,7 @@ class AdaptiveDepth:
             return Choice((), (), 0.0, 0.0, self._stance.mode, self._stance.reason)
         if (again := self._again(rows)) is not None:
             return again
+        self._learn()
         batch = self._batch(rows)
         tried = self._trials.running(batch.slots) & (batch.room > 0)
         depths, mode, reason = np.zeros_like(batch.room), self._stance.mode, self._stance.reason
@@ -160,7 +162,8 @@ class AdaptiveDepth:
         )
         self._asked = _Asked(depths, batch.tariff.plain, verify, mode)
         if mode == "speculate" and depths.any() and not tried.any() and not self._stance.doubt:
-            self._kept = _Kept(self._step, _names(rows), batch.room, self._asked, choice)
+            standing = Standing.of(self._step, rows, choice.depths, choice.gains)
+            self._kept = _Kept(standing, self._asked, choice)
         return choice
 
     def rest(self) -> None:
@@ -169,17 +172,16 @@ class AdaptiveDepth:
         self._purse = self._purse.earn(1.0)
 
     def judge(self, verdicts: Sequence[Verdict], now: float) -> None:
-        """Verdicts of the step that ended. A row that wanted drafts and is not judged got none."""
+        """Verdicts of the step that ended. A row that wanted drafts and is not judged got none. What they teach is
+        taken in with the next choice that is made anew."""
         del now
-        slots, known = self._acceptance.judged(verdicts)
         if asked := self._asked:
+            known = [verdict for verdict in verdicts if verdict.drafted > 0]
             asked.judged = True
             asked.came = tuple(min(verdict.drafted, len(self._levels)) for verdict in known)
             accepted = (verdict.accepted for verdict in known)
             asked.accepted = sum(max(0, min(pair)) for pair in zip(accepted, asked.came, strict=True))
-        if known:
-            self._acceptance.learn(slots, known, self._step)
-            self._trials.learn(slots, np.array([verdict.accepted > 0 for verdict in known]))
+        self._unlearnt.extend(verdicts)
 
     def time(self, timing: Timing, now: float) -> None:
         """How long the step that ended took."""
@@ -192,7 +194,20 @@ class AdaptiveDepth:
 
     def close(self, session: str) -> None:
         """Forget a request; what it taught about its domain stays."""
-        self._trials.forget(self._acceptance.close(session))
+        self._left.append(session)
+        if len(self._left) > LEFT:
+            self._learn()
+
+    def _learn(self) -> None:
+        """Take in what has been told since the last choice."""
+        verdicts, self._unlearnt = self._unlearnt, []
+        slots, known = self._acceptance.judged(verdicts)
+        if known:
+            self._acceptance.learn(slots, known, self._step)
+            self._trials.learn(slots, np.array([verdict.accepted > 0 for verdict in known]))
+        left, self._left = self._left, []
+        for session in left:
+            self._trials.forget(self._acceptance.close(session))
 
     def _settle(self) -> None:
         """Book what the last choice has cost and brought."""
@@ -216,21 +231,17 @@ class AdaptiveDepth:
     def _again(self, rows: Sequence[RowView]) -> Choice | None:
         """The last choice, as far as rows have room for it, if it can stand."""
         kept, self._kept = self._kept, None
-        if kept is None or self._step - kept.step >= STANDS or kept.names != _names(rows):
+        if kept is None or self._tally.lost > 1.0 or self._costs.dry:
             return None
-        if self._tally.lost > 1.0 or self._costs.dry:
-            return None
-        room = _room(rows, len(self._levels))
-        asked, choice = kept.asked, kept.choice
-        if (room > kept.room).any():
+        parts = kept.standing.holds(self._step, rows)
+        if parts is None:
             return None
         self._kept = kept
-        depths = np.minimum(asked.depths, room)
-        self._asked = _Asked(depths, asked.plain, asked.verify, asked.mode)
-        if (depths == asked.depths).all():
-            return choice
-        gains = tuple(float(min(pair)) for pair in zip(choice.gains, depths.tolist(), strict=True))
-        return replace(choice, depths=tuple(depths.tolist()), gains=gains)
+        if newcomers := [row for row in rows if row.session not in kept.standing.parts]:
+            self._acceptance.slots(newcomers, self._step)
+        depths = tuple([part.depth for part in parts])
+        self._asked = _Asked(np.array(depths, np.intp), kept.asked.plain, kept.asked.verify, kept.asked.mode)
+        return replace(kept.choice, depths=depths, gains=tuple([part.gain for part in parts]))
 
     def _leisure(self, batch: _Batch, mode: str, reason: str) -> tuple[int, tuple[bool, ...] | None]:
         """For how many plain steps there is nothing to choose: until one can be measured, if that is their purpose,
@@ -324,10 +335,6 @@ class AdaptiveDepth:
 
 def _room(rows: Sequence[RowView], depth: int) -> Ints:
     return np.array([max(0, min(row.room, depth)) for row in rows], np.intp)
-
-
-def _names(rows: Sequence[RowView]) -> list[tuple[str, bool]]:
-    return [(row.session, row.strict) for row in rows]
 
 
 def _accepted(gains: Floats, depths: Ints) -> Floats:

@@ -98,7 +98,7 @@ class Rhythm:
             self._stretch = max(1.0 / STRETCH, min(self._stretch, STRETCH))
 
     def ended(self, now: float, horizon: float, *, rest: int) -> None:
-        """A call ends; the next was expected after ``horizon`` seconds, or nobody knows when (infinity, or ``rest``)."""
+        """A call ends; the next was expected in ``horizon`` seconds, or nobody knows when (infinity, or ``rest``)."""
         self._since = now
         self._due = now + self.stretched(horizon) if math.isfinite(horizon) and not rest else 0.0
 

@@ -101,6 +101,27 @@ def test_what_idle_requests_showed_counts_less_once_their_domain_has_changed():
     assert rates(acceptance, row("idle"), step)[0] > before + 0.4
 
 
+@pytest.mark.parametrize("rate", [0.2, 0.8])
+def test_verdicts_of_a_few_steps_taken_in_together_teach_as_much(rate):
+    singly, together, luck = Acceptance(DEPTH), Acceptance(DEPTH), Random(2)
+    names = ["a", "b", "c"]
+    rows = [row(session) for session in names]
+    gathered = []
+    for step in range(240):
+        each = [Verdict(session, DEPTH, accepted(luck, (rate,) * DEPTH)) for session in names]
+        for acceptance in (singly, together):
+            acceptance.slots(rows, step)
+        singly.rates(singly.slots(rows, step))
+        teach(singly, each, step)
+        gathered += each
+        if step % 4 == 3:
+            teach(together, gathered, step)
+            gathered = []
+            together.rates(together.slots(rows, step))
+    for one in rows:
+        assert rates(together, one, 240) == pytest.approx(rates(singly, one, 240), abs=0.1)
+
+
 def test_a_closed_request_is_forgotten_and_its_domain_is_not():
     acceptance = Acceptance(DEPTH)
     step = trained(acceptance, (0.1,) * DEPTH, sessions=("a", "b"))

@@ -12,7 +12,7 @@ import pytest
 from experts.api import DraftPeer
 from experts.speculation.fallback import PATIENCE
 from experts.speculation.messages import Branch, DraftAsk, DraftLead, DraftRow, LeadRow
-from experts.speculation.proposer import LAG, SPAN
+from experts.speculation.proposer import LAG, SPAN, Rhythm
 from tests.speculation.peers import SLACK, echo, frame, good, history, scripted, verifier
 
 
@@ -148,6 +148,23 @@ def test_what_is_expected_to_take_time_is_told():
         drafts.propose([history("a", [0])], horizon=0.004)
         drafts.propose([history("a", [0, 1])])
         assert [ask.horizon for ask in seen] == [0.004, math.inf]
+
+
+def test_the_next_verdict_is_expected_as_late_as_it_usually_comes():
+    rhythm, now = Rhythm(), 0.0
+    for step in range(100):
+        rhythm.ended(now, 0.01, rest=0)
+        now += 0.015 if step % 4 else 0.09
+        rhythm.began(now)
+    assert rhythm.stretched(0.01) == pytest.approx(0.0155, abs=0.001)
+
+
+def test_pauses_say_nothing_of_when_the_next_verdict_comes():
+    rhythm = Rhythm()
+    for step in range(50):
+        rhythm.began(float(step))
+        rhythm.ended(float(step), math.inf if step % 2 else 0.01, rest=0 if step % 2 else 5)
+    assert rhythm.stretched(1.0) == 1.0
 
 
 def test_it_waits_no_longer_than_the_drafts_are_worth():

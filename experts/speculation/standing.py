@@ -1,0 +1,66 @@
+"""A choice of depths that stands for a few steps, in which requests come and go: choosing takes time, too."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from experts.speculation.depth import RowView
+
+STANDS = 4
+"""Steps for which a choice may stand."""
+CHURN = 4
+"""The batch may change by one row in so many; beyond that other prices hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One row's part of a choice: its ``depth`` and the ``gain`` expected of it, within ``room``."""
+
+    strict: bool
+    room: int
+    depth: int
+    gain: float
+
+    def within(self, room: int) -> "Part":
+        """The same for a row with less room."""
+        depth = min(self.depth, room)
+        return self if depth == self.depth else Part(self.strict, self.room, depth, min(self.gain, float(depth)))
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A choice made at ``step``: the ``parts`` of the sessions, and, as newcomers have shown nothing of their own yet,
+    the part of the last row of each kind."""
+
+    step: int
+    parts: dict[str, Part]
+    kinds: dict[tuple[str, bool], Part]
+
+    @staticmethod
+    def of(step: int, rows: Sequence[RowView], depths: Sequence[int], gains: Sequence[float]) -> "Standing":
+        parts: dict[str, Part] = {}
+        kinds: dict[tuple[str, bool], Part] = {}
+        for row, depth, gain in zip(rows, depths, gains, strict=True):
+            part = parts[row.session] = Part(row.strict, row.room, depth, gain)
+            if row.room > 0:
+                kinds[row.domain, row.strict] = part
+        return Standing(step, parts, kinds)
+
+    def holds(self, step: int, rows: Sequence[RowView]) -> list[Part] | None:
+        """The rows' parts at ``step``, if the choice still stands: not for long, and not if anybody could do with more
+        than was known."""
+        if step - self.step >= STANDS or CHURN * abs(len(rows) - len(self.parts)) > len(self.parts):
+            return None
+        found = []
+        for row in rows:
+            part = self.parts.get(row.session)
+            if part is None or (part.room <= 0 < row.room):
+                part = self.kinds.get((row.domain, row.strict)) if row.room > 0 else _NONE
+            elif part.strict != row.strict:
+                return None
+            if part is None or row.room > part.room:
+                return None
+            found.append(part.within(max(row.room, 0)))
+        return found
+
+
+_NONE = Part(strict=False, room=0, depth=0, gain=0.0)

@@ -21,7 +21,7 @@ from experts.speculation.book import Key, Session, SessionBook
 from experts.speculation.draft_model import DraftModel, Inside, Round, Window
 from experts.speculation.lead import Bet, bets, spread
 from experts.speculation.messages import DraftAsk, DraftLead, DraftRow, Drafts, DraftTell, LeadRow
-from experts.speculation.share import PassCost, Pending, extent
+from experts.speculation.share import PassCost, Pending, extent, within
 
 CHUNK = 128
 """The most tokens read at a time, as whoever asks meanwhile has to wait for it."""
@@ -80,8 +80,8 @@ class Drafter:
     @torch.inference_mode()
     def answer(self, waiting: Sequence[Pending], now: float) -> list[DraftTell]:
         """One tell per ask, in order. Rows whose history is still to be read get no drafts, and neither does an ask
-        that is not waited for any more at ``now``. An ask without a budget is answered in full: unread histories of
-        its rows are read first."""
+        that is not waited for any more at ``now``; drafts are as many as there is time for. An ask without a budget is
+        answered in full: unread histories of its rows are read first."""
         timely = [pending for pending in waiting if now <= pending.due]
         for pending in timely:
             if pending.due == math.inf:
@@ -92,7 +92,9 @@ class Drafter:
                 if row.lacks:
                     wanted[session] = max(min(row.depth, session.room), wanted.get(session, 0))
         lacking = [session for session, depth in wanted.items() if session.made < depth]
-        self._extend(lacking, max((wanted[session] - session.made for session in lacking), default=0))
+        passes = max((wanted[session] - session.made for session in lacking), default=0)
+        left = min((pending.due for pending in timely), default=math.inf) - now
+        self._extend(lacking, within(passes, self.cost(len(lacking)), left))
         return [self._tell(pending, wanted if pending in timely else {}) for pending in waiting]
 
     @torch.inference_mode()

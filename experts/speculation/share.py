@@ -16,6 +16,8 @@ from experts.speculation.messages import DraftAsk, DraftRow
 VERIFIERS = 256
 """So many verifiers are remembered; the one unseen for longest is forgotten for a new one."""
 DECAY = 0.98
+PROMPT = 0.8
+"""Share of the time until an answer is due in which it is to be made."""
 OUTLIER = 4.0
 """A pass that takes more than so many times what was expected was interrupted, so it counts only as this much."""
 
@@ -88,6 +90,11 @@ def fitting(works: Sequence[Work], cost: Cost, now: float) -> int:
         if count and now + passes * cost(rows) > due:
             return count
     return len(works)
+
+
+def within(passes: int, cost: float, time: float) -> int:
+    """Of so many passes those that are done in ``time`` seconds, as the answer has to travel, too; one at least."""
+    return passes if passes * cost <= PROMPT * time else max(1, int(PROMPT * time / cost))
 
 
 def extent(sessions: int, depth: int, most: int, *, cost: Cost, time: float) -> tuple[int, int]:

@@ -49,11 +49,10 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def compared(bar: Bar, ours: Sequence[float], theirs: Sequence[float]) -> Row:
-    """Ours against theirs, measured in turn."""
-    ratio = median(ours) / median(theirs)
+    """Ours against theirs, measured in turn: the ratio is the median of those of each turn, as the speed of a shared
+    host changes in between."""
     pairs = sorted(a / b for a, b in zip(ours, theirs, strict=True))
-    spread = (pairs[0], pairs[-1])
-    return _row(bar, median(ours), median(theirs), ratio, spread)
+    return _row(bar, median(ours), median(theirs), median(pairs), (pairs[0], pairs[-1]))
 
 
 def bounded(bar: Bar, values: Sequence[float]) -> Row:

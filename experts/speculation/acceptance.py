@@ -160,13 +160,13 @@ class Acceptance:
         table.rates[slots], table.trust[slots] = rates, trust
         return rates
 
-    def judged(self, verdicts: Sequence[Verdict]) -> tuple[Slots, list[Verdict]]:
+    def judged(self, verdicts: Sequence[Verdict]) -> tuple[list[int], list[Verdict]]:
         """The verdicts that teach something, and whose they are: drafts were verified of a request that is known."""
         current = self._sessions.current
         known = [verdict for verdict in verdicts if verdict.drafted > 0 and verdict.session in current]
-        return np.array([current[verdict.session] for verdict in known], np.intp), known
+        return [current[verdict.session] for verdict in known], known
 
-    def learn(self, slots: Slots, known: Sequence[Verdict], step: int) -> None:
+    def learn(self, found: Sequence[int], known: Sequence[Verdict], step: int) -> None:
         """What ``judged`` found, at least one; of a few steps, if it is many of one request."""
         depth, table = len(self._positions), self._table
         drafted = [min(verdict.drafted, depth) for verdict in known]
@@ -174,8 +174,7 @@ class Acceptance:
         tried = [min(right + 1, limit) for right, limit in zip(accepted, drafted, strict=True)]
         ends = np.array([tried, accepted])
         counts = (self._positions < ends.T[:, :, None]).astype(np.float64)
-        slots, counts, ends, times = _together(slots, counts, ends)
-        steps = int(times.max())
+        slots, counts, ends, times = _together(np.array(found, np.intp), counts, ends)
         idle = np.clip(step - times - table.last[slots], 0, 1000)
         keep = (DECAY**times * FADE**idle * table.trust[slots]) * self._steady(slots, counts[:, 0], ends, times)
         learnt = table.counts[slots] * keep[:, None, None] + counts
@@ -183,11 +182,12 @@ class Acceptance:
         domains = table.domain[slots]
         kinds = set(domains.tolist())
         for kind in kinds:
-            tries, hits = (counts if len(kinds) == 1 else counts[domains == kind]).sum(axis=0).tolist()
-            self._domains[kind].learn(tries, hits, step, steps)
+            own = slice(None) if len(kinds) == 1 else domains == kind
+            tries, hits = counts[own].sum(axis=0).tolist()
+            self._domains[kind].learn(tries, hits, step, int(times[own].max()))
             self._rates[kind] = self._domains[kind].rates
         level = table.level[slots]
-        table.level[slots] = level + (self._rates[domains, 0] - level) / learnt[:, 0, 0]
+        table.level[slots] = level + (self._rates[domains, 0] - level) * counts[:, 0, 0] / learnt[:, 0, 0]
 
     def close(self, session: str) -> Slots:
         """Forget a request; the slots that are vacant now. Its domain remembers what it taught."""

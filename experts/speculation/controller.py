@@ -121,6 +121,7 @@ class AdaptiveDepth:
         self._asked: _Asked | None = None
         self._kept: _Kept | None = None
         self._unlearnt: list[Verdict] = []
+        self._whose: list[int] = []
         self._left: list[str] = []
         self._lost = 0.0
         self._price = 0.0
@@ -175,13 +176,14 @@ class AdaptiveDepth:
         """Verdicts of the step that ended. A row that wanted drafts and is not judged got none. What they teach is
         taken in with the next choice that is made anew."""
         del now
+        slots, known = self._acceptance.judged(verdicts)
         if asked := self._asked:
-            known = [verdict for verdict in verdicts if verdict.drafted > 0]
             asked.judged = True
             asked.came = tuple(min(verdict.drafted, len(self._levels)) for verdict in known)
             accepted = (verdict.accepted for verdict in known)
             asked.accepted = sum(max(0, min(pair)) for pair in zip(accepted, asked.came, strict=True))
-        self._unlearnt.extend(verdicts)
+        self._whose.extend(slots)
+        self._unlearnt.extend(known)
 
     def time(self, timing: Timing, now: float) -> None:
         """How long the step that ended took."""
@@ -200,11 +202,11 @@ class AdaptiveDepth:
 
     def _learn(self) -> None:
         """Take in what has been told since the last choice."""
-        verdicts, self._unlearnt = self._unlearnt, []
-        slots, known = self._acceptance.judged(verdicts)
+        slots, self._whose = self._whose, []
+        known, self._unlearnt = self._unlearnt, []
         if known:
             self._acceptance.learn(slots, known, self._step)
-            self._trials.learn(slots, np.array([verdict.accepted > 0 for verdict in known]))
+            self._trials.learn(np.array(slots, np.intp), np.array([verdict.accepted > 0 for verdict in known]))
         left, self._left = self._left, []
         for session in left:
             self._trials.forget(self._acceptance.close(session))
@@ -234,10 +236,10 @@ class AdaptiveDepth:
         if kept is None or self._tally.lost > 1.0 or self._costs.dry:
             return None
         parts = kept.standing.holds(self._step, rows)
-        if parts is None:
+        if parts is None or (self._left and any(row.session in self._left for row in rows)):
             return None
         self._kept = kept
-        if newcomers := [row for row in rows if row.session not in kept.standing.parts]:
+        if newcomers := kept.standing.newcomers(rows):
             self._acceptance.slots(newcomers, self._step)
         depths = tuple([part.depth for part in parts])
         self._asked = _Asked(np.array(depths, np.intp), kept.asked.plain, kept.asked.verify, kept.asked.mode)

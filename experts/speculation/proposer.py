@@ -31,7 +31,7 @@ LAG = 8
 """New tokens after which a session that has no drafts at present is brought up to date: a drafter takes so many along
 with drafting, and has to read more before it can."""
 FOLLOW, STRETCH = 0.05, 4.0
-"""Step by which that factor follows what happens, and the most it is believed to be."""
+"""Step by which ``Rhythm`` follows what happens, and the most it believes."""
 SPAN, SHORT = 4096, 64
 """Tokens of long histories sent in one step, and how many are not counted as long: sessions that move, or come back,
 take turns."""
@@ -85,21 +85,22 @@ class _Offer:
 
 class Rhythm:
     """How much longer than expected it takes from one call to the next: a median, followed. What was expected knows
-    nothing of prefills, say; the median is not moved by a pause between two requests."""
+    nothing of prefills, say. Between calls that have no session in common there may have been nothing to do."""
 
     def __init__(self) -> None:
         self._stretch = 1.0
-        self._due = self._since = 0.0
+        self._due = 0.0
+        self._sessions: frozenset[str] = frozenset()
 
-    def began(self, now: float) -> None:
+    def began(self, now: float, sessions: frozenset[str]) -> None:
         """The next call is here."""
-        if self._due > self._since:
+        if self._due and not sessions.isdisjoint(self._sessions):
             self._stretch *= 1.0 + FOLLOW if now > self._due else 1.0 - FOLLOW
             self._stretch = max(1.0 / STRETCH, min(self._stretch, STRETCH))
+        self._sessions = sessions
 
     def ended(self, now: float, horizon: float, *, rest: int) -> None:
         """A call ends; the next was expected in ``horizon`` seconds, or nobody knows when (infinity, or ``rest``)."""
-        self._since = now
         self._due = now + self.stretched(horizon) if math.isfinite(horizon) and not rest else 0.0
 
     def stretched(self, horizon: float) -> float:
@@ -139,7 +140,7 @@ class RemoteDrafts:
         began = time.monotonic()
         self._step += 1
         self._inbox.step = self._step
-        self._rhythm.began(began)
+        self._rhythm.began(began, frozenset(row.session for row in rows))
         self._inbox.drain(began)
         self._judge(rows, began)
         drafts: list[list[int]] = [[] for _ in rows]

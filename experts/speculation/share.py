@@ -87,14 +87,15 @@ def fitting(works: Sequence[Work], cost: Cost, now: float) -> int:
     due = math.inf
     for count, work in enumerate(works):
         rows, passes, due = rows + work.rows, max(passes, work.passes), min(due, work.due)
-        if count and now + passes * cost(rows) > due:
+        if count and passes * cost(rows) > PROMPT * (due - now):
             return count
     return len(works)
 
 
 def within(passes: int, cost: float, time: float) -> int:
-    """Of so many passes those that are done in ``time`` seconds, as the answer has to travel, too; one at least."""
-    return passes if passes * cost <= PROMPT * time else max(1, int(PROMPT * time / cost))
+    """Of so many passes those that are done in ``time`` seconds, as the answer has to travel, too. Two at least: what a
+    pass takes is learnt from the second on."""
+    return passes if passes * cost <= PROMPT * time else min(passes, max(2, int(PROMPT * time / cost)))
 
 
 def extent(sessions: int, depth: int, most: int, *, cost: Cost, time: float) -> tuple[int, int]:

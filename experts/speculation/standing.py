@@ -8,7 +8,7 @@ from experts.speculation.depth import RowView
 STANDS = 4
 """Steps for which a choice may stand."""
 CHURN = 4
-"""The batch may change by one row in so many; beyond that other prices hold."""
+"""The number of rows that may have drafts may change by one in so many; beyond that other prices hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A choice made at ``step``: the ``parts`` of the sessions, and, as newcomers have shown nothing of their own yet,
-    the part of the last row of each kind."""
+    """A choice made at ``step``: the ``parts`` of the sessions, of which so many (``live``) had room, and, as newcomers
+    have shown nothing of their own yet, the part of the last row of each kind."""
 
     step: int
     parts: dict[str, Part]
+    live: int
     kinds: dict[tuple[str, bool], Part]
 
     @staticmethod
@@ -43,17 +44,18 @@ class Standing:
             part = parts[row.session] = Part(row.strict, row.room, depth, gain)
             if row.room > 0:
                 kinds[row.domain, row.strict] = part
-        return Standing(step, parts, kinds)
+        return Standing(step, parts, sum(part.room > 0 for part in parts.values()), kinds)
 
     def holds(self, step: int, rows: Sequence[RowView]) -> list[Part] | None:
         """The rows' parts at ``step``, if the choice still stands: not for long, and not if anybody could do with more
         than was known."""
-        if step - self.step >= STANDS or CHURN * abs(len(rows) - len(self.parts)) > len(self.parts):
+        live = sum(row.room > 0 for row in rows)
+        if step - self.step >= STANDS or CHURN * abs(live - self.live) > self.live:
             return None
         found = []
         for row in rows:
             part = self.parts.get(row.session)
-            if part is None or (part.room <= 0 < row.room):
+            if part is None or part.room <= 0:
                 part = self.kinds.get((row.domain, row.strict)) if row.room > 0 else _NONE
             elif part.strict != row.strict:
                 return None
@@ -61,6 +63,10 @@ class Standing:
                 return None
             found.append(part.within(max(row.room, 0)))
         return found
+
+    def newcomers(self, rows: Sequence[RowView]) -> list[RowView]:
+        """Those who have nothing of their own in it."""
+        return [row for row in rows if (part := self.parts.get(row.session)) is None or part.room <= 0]
 
 
 _NONE = Part(strict=False, room=0, depth=0, gain=0.0)

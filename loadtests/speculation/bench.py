@@ -74,7 +74,7 @@ FULL = Plan(
     random=Effort((1, 2, 4, 8, 16), rounds=2, seconds=1.2, settle=0.2, pool=32, mix=2, dissected=(1, 4, 16)),
     acceptances=ACCEPTANCES,
     phase=3.0,
-    laps=2,
+    laps=4,
     records=40,
 )
 QUICK = Plan(

@@ -1,4 +1,7 @@
-"""The controller on traffic that changes: every arm runs the same phases one after the other, changes included."""
+"""The controller on traffic that changes: every engine sees the same phases one after the other, changes included.
+
+The arms take turns in every phase, as a shared host changes its speed within the minutes that a lap takes.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,13 +75,12 @@ class Trace:
             self._sizes[phase.name] = max(phase.batch, size)
 
     def measure(self, course: Sequence[Phase], rounds: int) -> Iterator[Pace]:
-        """All arms through all phases; every other round in the opposite order."""
-        for turn in range(rounds):
-            for name, arm, depth in self._arms()[:: -1 if turn % 2 else 1]:
+        """All phases with all arms; every other phase in the opposite order."""
+        for place in range(rounds * len(course)):
+            for name, arm, depth in self._arms()[:: -1 if place % 2 else 1]:
                 if arm.tunable:
                     self._rig.fix(arm, depth)
-                for phase in course:
-                    yield self._pace(name, arm, phase)
+                yield self._pace(name, arm, course[place % len(course)])
 
     def _arms(self) -> list[tuple[str, Arm, int]]:
         fixed = [(f"K={depth}", self._tunable if depth else PLAIN, depth) for depth in FIXED]

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experts.speculation.controller import AdaptiveDepth, Experts
+from experts.speculation.controller import LEFT, AdaptiveDepth, Experts
 from experts.speculation.depth import FixedDepth, RowView, Timing, Verdict
+from experts.speculation.standing import STANDS
 from loadtests.drift import AHEAD, DEEPEST, SLOW, Engine, Pool, Run, Traffic, speed
 
 ENGINE = Engine()
@@ -186,6 +187,39 @@ def test_while_it_speculates_the_plain_time_is_checked_now_and_then():
     assert checks
     assert all(not any(step.choice.depths) for step in checks)
     assert len(checks) <= len(steps) / 60
+
+
+def step(depths, rows, right=1.0):
+    """One step of a model engine: so many of the drafts of each row are right."""
+    choice = depths.choose(rows, 0.0)
+    drafted = [(row.session, count) for row, count in zip(rows, choice.depths, strict=True) if count]
+    depths.judge([Verdict(session, count, round(right * count)) for session, count in drafted], 0.0)
+    tokens = len(rows) + sum(choice.depths)
+    depths.time(Timing(len(rows), tokens, 100, 0.011 if drafted else 0.01, 0.0), 0.0)
+    return choice
+
+
+def speculating(rows):
+    depths = AdaptiveDepth(DEEPEST)
+    assert {step(depths, rows).mode for _ in range(12)} == {"plain", "speculate"}
+    return depths
+
+
+def test_newcomers_get_drafts_and_are_known_though_a_choice_stands():
+    rows = [RowView(name, DEEPEST, 50) for name in "abcd"]
+    depths = speculating(rows)
+    for number in range(2 * STANDS):
+        rows[number % 4] = RowView(f"new {number}", DEEPEST, 50)
+        assert min(step(depths, rows).depths) > 0
+        assert len(depths._acceptance) == 5 + number
+
+
+def test_requests_that_end_while_nothing_is_chosen_are_forgotten_all_the_same():
+    depths = speculating([RowView("a", DEEPEST, 50)])
+    for number in range(2 * LEFT):
+        depths._acceptance.slots([RowView(str(number), DEEPEST, 50)], 0)
+        depths.close(str(number))
+    assert len(depths._acceptance) <= LEFT + 1
 
 
 def test_rows_without_room_change_nothing():

@@ -124,6 +124,15 @@ def test_a_late_ask_updates_the_history_only(drafter, greedy):
     assert list(answer(drafter, timely, now=6.01, at=6.0)[0].drafts[0]) == greedy([1, 2, 3, 4, 5], 4)
 
 
+def test_with_little_time_there_are_fewer_drafts_and_the_same_ones(drafter, greedy):
+    for _ in range(50):
+        drafter.cost.saw(1, 1.0)
+    tell = answer(drafter, ask(("a", 0, (1, 2, 3), 8), budget=4.0))[0]
+    assert list(tell.drafts[0]) == greedy([1, 2, 3], 3)
+    tell = answer(drafter, ask(("a", 3, (*tell.drafts[0][:2],), 8), step=2, budget=0.1))[0]
+    assert 0 < len(tell.drafts[0]) < 8
+
+
 def test_drafts_end_with_the_context(drafter, greedy):
     history = [token % VOCABULARY for token in range(CONTEXT - 3)]
     tell = answer(drafter, ask(("a", 0, tuple(history), 8), ("b", 0, (1, 2), 8)))[0]

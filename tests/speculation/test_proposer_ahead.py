@@ -151,20 +151,32 @@ def test_what_is_expected_to_take_time_is_told():
 
 
 def test_the_next_verdict_is_expected_as_late_as_it_usually_comes():
-    rhythm, now = Rhythm(), 0.0
+    rhythm, now = Rhythm(), 1.0
     for step in range(100):
+        rhythm.began(now, frozenset({str(step // 2), str((step + 1) // 2)}))
         rhythm.ended(now, 0.01, rest=0)
         now += 0.015 if step % 4 else 0.09
-        rhythm.began(now)
     assert rhythm.stretched(0.01) == pytest.approx(0.0155, abs=0.001)
 
 
-def test_pauses_say_nothing_of_when_the_next_verdict_comes():
+@pytest.mark.parametrize(("horizon", "rest", "sessions"), [(math.inf, 0, 1), (0.01, 5, 1), (0.01, 0, 50)])
+def test_pauses_say_nothing_of_when_the_next_verdict_comes(horizon, rest, sessions):
     rhythm = Rhythm()
     for step in range(50):
-        rhythm.began(float(step))
-        rhythm.ended(float(step), math.inf if step % 2 else 0.01, rest=0 if step % 2 else 5)
+        rhythm.began(float(step), frozenset({str(step % sessions)}))
+        rhythm.ended(float(step), horizon, rest=rest)
     assert rhythm.stretched(1.0) == 1.0
+
+
+def test_drafters_are_told_when_the_next_verdict_really_is_to_be_expected():
+    with scripted(good) as (seen, peer), verifier(peer) as drafts:
+        for length in range(1, 12):
+            drafts.propose([history("a", [0] * length, 1)], horizon=0.001)
+            time.sleep(0.003)
+    told = [ask.horizon for ask in seen if any(row.depth for row in ask.rows)]
+    assert told == sorted(told)
+    assert told[0] == 0.001
+    assert told[-1] > 0.0014
 
 
 def test_it_waits_no_longer_than_the_drafts_are_worth():

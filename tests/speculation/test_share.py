@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experts.speculation.share import VERIFIERS, PassCost, Share, Shares, Work, extent, fitting, jain
+from experts.speculation.share import VERIFIERS, PassCost, Share, Shares, Work, extent, fitting, jain, within
 
 
 def line(base, slope):
@@ -43,7 +43,7 @@ def test_asks_join_a_batch_only_while_its_tightest_deadline_is_kept():
     cost = line(1.0, 1.0)
     small, large = Work(due=10.0, rows=1, passes=2), Work(due=50.0, rows=16, passes=2)
     assert fitting([small, large], cost, now=0.0) == 1
-    assert fitting([small, Work(50.0, 3, 2), large], cost, now=0.0) == 2
+    assert fitting([small, Work(50.0, 2, 2), large], cost, now=0.0) == 2
     assert fitting([Work(math.inf, 1, 4), Work(math.inf, 100, 4)], cost, now=0.0) == 2
     assert fitting([], cost, now=0.0) == 0
 
@@ -77,6 +77,15 @@ def test_time_is_first_used_for_a_row_each_at_full_depth_then_for_more_rows():
     assert extent(2, 4, 32, cost=cost, time=1.0) == (0, 0)
     assert extent(50, 4, 32, cost=cost, time=math.inf) == (32, 4)
     assert extent(0, 4, 32, cost=cost, time=math.inf) == (0, 0)
+
+
+def test_an_answer_takes_as_many_passes_as_there_is_time_for_and_enough_to_learn_from():
+    assert within(8, 1.0, 10.0) == 8
+    assert within(8, 1.0, 5.0) == 4
+    assert within(8, 1.0, 0.5) == 2
+    assert within(1, 1.0, 0.5) == 1
+    assert within(8, 0.0, 0.5) == within(8, 1.0, math.inf) == 8
+    assert within(0, 1.0, 0.0) == 0
 
 
 def test_whoever_used_less_is_served_first():

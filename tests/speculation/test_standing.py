@@ -42,10 +42,12 @@ def test_a_newcomer_gets_what_the_last_of_its_kind_got():
 
 
 def test_one_in_its_prefill_waits_and_is_a_newcomer_after_it():
-    kept = standing(row("a"), row("b", 0), depths=[8, 0])
-    assert depths(kept, row("a"), row("b", 0)) == [8, 0]
-    assert depths(kept, row("a"), row("b", 5)) == [8, 5]
-    assert depths(kept, row("a"), row("new", 0)) == [8, 0]
+    others = [row(name) for name in "acde"]
+    kept = standing(*others, row("b", 0), depths=[8, 8, 8, 8, 0])
+    assert depths(kept, *others, row("b", 0)) == [8, 8, 8, 8, 0]
+    assert depths(kept, *others, row("b", 5)) == [8, 8, 8, 8, 5]
+    assert depths(kept, *others, row("new", 0)) == [8, 8, 8, 8, 0]
+    assert kept.newcomers([*others, row("b", 5), row("new", 0)]) == [row("b", 5), row("new", 0)]
 
 
 def test_a_segment_that_becomes_strict_is_another_matter():
@@ -58,3 +60,6 @@ def test_another_batch_has_other_prices():
     assert depths(kept, *many[:12]) == [8] * 12
     assert depths(kept, *many[:11]) is None
     assert depths(standing(row("a")), row("a"), row("b")) is None
+    waiting = [row(str(number), 0) for number in range(12)]
+    kept = standing(*many[12:], *waiting, depths=[8] * 4 + [0] * 12)
+    assert depths(kept, *many) is None

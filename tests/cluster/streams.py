@@ -31,10 +31,14 @@ async def complete(
 
 
 async def complete_all(
-    address: str, prompts: Sequence[Sequence[int]], samplings: Sequence[serving_pb2.Sampling], **more: object
+    address: str,
+    prompts: Sequence[Sequence[int]],
+    samplings: Sequence[serving_pb2.Sampling],
+    at_once: int = AT_ONCE,
+    **more: object,
 ) -> list[tuple[list[int], serving_pb2.Summary]]:
-    """Many completions, ``AT_ONCE`` at a time, in the order asked."""
-    gate = asyncio.Semaphore(AT_ONCE)
+    """Many completions, a few at a time, in the order asked."""
+    gate = asyncio.Semaphore(at_once)
 
     async with grpc.aio.insecure_channel(address) as channel:
         stub = serving_pb2_grpc.ServingStub(channel)

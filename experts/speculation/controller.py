@@ -231,10 +231,14 @@ class AdaptiveDepth:
             self._lost += min(spent, OUTLIER) - tokens
 
     def _again(self, rows: Sequence[RowView]) -> Choice | None:
-        """The last choice, as far as rows have room for it, if it can stand."""
+        """The last choice, as far as rows have room for it, if it can stand. If none has, it also stands for later:
+        alone, a request is read, and then has its last step, every few steps."""
         kept, self._kept = self._kept, None
         if kept is None or self._tally.lost > 1.0 or self._costs.dry:
             return None
+        if all(row.room <= 0 for row in rows):
+            self._kept = kept
+            return replace(kept.choice, depths=(0,) * len(rows), gains=(0.0,) * len(rows))
         parts = kept.standing.holds(self._step, rows)
         if parts is None or (self._left and any(row.session in self._left for row in rows)):
             return None

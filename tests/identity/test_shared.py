@@ -14,17 +14,18 @@ from tests.identity.test_layouts import differing
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 DEADLINE = 0.025
-SLACK = 1.0 - 0.99
-"""Share of waits that may end later than the deadline: with four processes on two cores some are put off the core."""
+OVER = {1: 0.05, 2: 0.02}
+"""Share of waits that may end later than so many deadlines: with four processes on two cores some are put off the core,
+for longer where the host itself is shared."""
 LENGTH = 64
 SHARED = {"layout": "shared", "pool": "draft", "depth": 6, "deadline_ms": 1000 * DEADLINE}
 LOADS = {"general": (120, 12), "code": (60, 4), "tools": (24, 1)}
 """Requests in all, and at once."""
 
 
-def overdue(state: SpeculationState) -> float:
-    """Share of the waits that lasted longer than the deadline."""
-    within = sum(count for bound, count in zip(WAIT_BUCKETS, state.waits, strict=False) if bound <= DEADLINE)
+def overdue(state: SpeculationState, deadlines: int) -> float:
+    """Share of the waits that lasted longer than so many deadlines."""
+    within = sum(n for bound, n in zip(WAIT_BUCKETS, state.waits, strict=False) if bound <= deadlines * DEADLINE)
     return 1 - within / sum(state.waits)
 
 
@@ -66,5 +67,6 @@ def test_three_verifiers_share_a_draft_replica_and_none_waits_beyond_its_deadlin
         assert event.failures == []
         assert differing(event, expected) == []
         assert sum(event.speculation.accepted) > LENGTH
-        assert overdue(event.speculation) <= SLACK
+        for deadlines, share in OVER.items():
+            assert overdue(event.speculation, deadlines) <= share, event.speculation.waits
     assert fairness > 0.9

@@ -214,6 +214,15 @@ def test_newcomers_get_drafts_and_are_known_though_a_choice_stands():
         assert len(depths._acceptance) == 5 + number
 
 
+def test_a_choice_outlives_steps_in_which_nobody_has_room(monkeypatch):
+    depths = speculating([RowView("a", DEEPEST, 50)])
+    while depths._kept is None or depths._kept.standing.step < depths._step:
+        step(depths, [RowView("a", DEEPEST, 50)])
+    monkeypatch.setattr(depths, "_batch", lambda rows: pytest.fail("chosen anew"))
+    assert step(depths, [RowView("a", 0, 50), RowView("b", 0, 10)]).depths == (0, 0)
+    assert step(depths, [RowView("b", DEEPEST, 50)]).depths[0] > 0
+
+
 def test_requests_that_end_while_nothing_is_chosen_are_forgotten_all_the_same():
     depths = speculating([RowView("a", DEEPEST, 50)])
     for number in range(2 * LEFT):

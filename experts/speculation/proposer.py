@@ -1,9 +1,9 @@
 """The verify side of split speculation: what a verifier's engine thread calls between two of its steps.
 
 One ask per step and replica carries only the tokens that are new since the last one. Rows whose drafts were made ahead
-have them already; for the others the engine thread waits, but never longer than ``deadline`` nor than what the drafts
-are worth. Every failure (a late, lost, dead, replaced or babbling replica) means fewer drafts and nothing else: the
-verifier then decodes those rows plainly. A late answer is not wasted, as its drafts may still come true.
+have them already; for the others the engine thread waits, but never longer than ``deadline`` nor than twice what the
+drafts are worth. Every failure (a late, lost, dead, replaced or babbling replica) means fewer drafts and nothing else:
+the verifier then decodes those rows plainly. A late answer is not wasted, as its drafts may still come true.
 """
 
 import math
@@ -32,6 +32,9 @@ LAG = 8
 with drafting, and has to read more before it can."""
 FOLLOW, STRETCH = 0.05, 4.0
 """Step by which ``Rhythm`` follows what happens, and the most it believes."""
+GRACE = 2.0
+"""How many times as long as it pays from the start an answer is waited for that was to be here by then: it is probably
+about to come, and what was waited is lost either way."""
 SPAN, SHORT = 4096, 64
 """Tokens of long histories sent in one step, and how many are not counted as long: sessions that move, or come back,
 take turns."""
@@ -219,8 +222,9 @@ class RemoteDrafts:
         return row.tokens.size - (home.kept[row.session].sent if home else 0)
 
     def _worth(self, batches: dict[Replica, _Batch], pace: float, now: float) -> float:
-        """The longest wait that pays, in seconds; who usually takes longer is not waited for. A replica on probation is
-        asked about so few rows that no wait would pay: it has its time, as its breaker sees to it that this is rare."""
+        """The longest wait that pays from the start, in seconds; who usually takes longer is not waited for. A replica
+        on probation is asked about so few rows that no wait would pay: it has its time, as its breaker sees to it that
+        this is rare."""
         hoped = {replica: batch for replica, batch in batches.items() if batch.waits}
         while hoped:
             budget = self._deadline
@@ -250,7 +254,7 @@ class RemoteDrafts:
 
     def _await(self, waiting: dict[Replica, Question], drafts: list[list[int]], budget: float) -> float:
         """Read until every question is answered or time is up; how long the slowest drafter computed."""
-        due = time.monotonic() + budget
+        due = time.monotonic() + min(GRACE * budget, self._deadline)
         draft = 0.0
         while waiting and (left := due - time.monotonic()) > 0:
             ready = wait([replica.link for replica in waiting], left)

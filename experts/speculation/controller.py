@@ -231,8 +231,8 @@ class AdaptiveDepth:
             self._lost += min(spent, OUTLIER) - tokens
 
     def _again(self, rows: Sequence[RowView]) -> Choice | None:
-        """The last choice, as far as rows have room for it, if it can stand. If none has, it also stands for later:
-        alone, a request is read, and then has its last step, every few steps."""
+        """The last choice, as far as rows have room for it, if it can stand. If none has, it is kept for the steps
+        after: a request that is alone has none in its prefill and at its end, so every few steps."""
         kept, self._kept = self._kept, None
         if kept is None or self._tally.lost > 1.0 or self._costs.dry:
             return None

@@ -45,10 +45,10 @@ class DraftRow(msgspec.Struct, frozen=True, array_like=True):
 class DraftAsk(msgspec.Struct, frozen=True, tag=True):
     """The verdicts of one verify step. ``closed`` sessions have ended.
 
-    ``budget`` is how long in seconds the verifier waits for rows that lack drafts: 0 for not at all (no tell is sent,
-    a lead serves it later), None for as long as it takes. ``horizon`` is when, in seconds, it expects its next verdict,
-    so the time in which a lead is useful; 0 asks for none. An ask in which nothing lacks, or which is not waited for,
-    is not answered by a tell.
+    ``budget`` is within how many seconds the tell for rows that lack drafts is to be there, though the verifier may
+    wait longer: 0 for no wait (no tell is sent, a lead serves it later), None for as long as it takes. ``horizon`` is
+    when, in seconds, it expects its next verdict, so the time in which a lead is useful; 0 asks for none. An ask in
+    which nothing lacks, or which is not waited for, is not answered by a tell.
     """
 
     epoch: int

@@ -33,8 +33,8 @@ with drafting, and has to read more before it can."""
 FOLLOW, STRETCH = 0.05, 4.0
 """Step by which ``Rhythm`` follows what happens, and the most it believes."""
 GRACE = 2.0
-"""How many times as long as it pays from the start an answer is waited for that was to be here by then: it is probably
-about to come, and what was waited is lost either way."""
+"""Waits last at most so many budgets: an answer that is overdue is probably about to come, and what was waited is lost
+either way."""
 SPAN, SHORT = 4096, 64
 """Tokens of long histories sent in one step, and how many are not counted as long: sessions that move, or come back,
 take turns."""

@@ -35,7 +35,7 @@ class Pending:
 
     @property
     def due(self) -> float:
-        """When its verifier stops waiting."""
+        """When its answer is to be there; its verifier may wait a little longer."""
         return math.inf if self.ask.budget is None else self.at + self.ask.budget
 
     @property

@@ -35,7 +35,7 @@ class AsyncRunner:
         self._internal: dict[str, str] = {}
         self._entering: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._chunks: list[Chunk] = []
+        self._chunks: dict[str, Chunk] = {}  # of one step, by request
 
     async def start(self) -> EngineLimits:
         loop = asyncio.get_running_loop()
@@ -159,16 +159,19 @@ class AsyncRunner:
             del self._entering[request_id]
 
     def _emit(self, chunk: Chunk) -> None:
-        """Collect; vLLM's reader gives a whole step to the streams before the loop turns."""
+        """Collect; vLLM's reader gives a whole step to the streams before the loop turns, or several if it is late."""
+        if chunk.id in self._chunks:
+            self._flush()
         if not self._chunks:
             asyncio.get_running_loop().call_soon(self._flush)
         if chunk.finish:
             self._internal.pop(chunk.id, None)
-        self._chunks.append(chunk)
+        self._chunks[chunk.id] = chunk
 
     def _flush(self) -> None:
-        chunks, self._chunks = self._chunks, []
-        self._events.chunks(chunks)
+        chunks, self._chunks = self._chunks, {}
+        if chunks:
+            self._events.chunks(list(chunks.values()))
 
     def _died(self, error: Exception) -> None:
         self._flush()

@@ -1,11 +1,12 @@
 """One running cluster for the whole test session: the local profile on free ports, started by the real command."""
 
+import random
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,7 @@ SWITCHYARD = Path(sys.executable).parent / "switchyard"
 UP_SECONDS = 300
 DOWN_SECONDS = 60
 NAME = "switchyard-test"
+SETTABLE = range(20000, 32000)  # below what kernels hand out, above what Ray gives its workers
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,17 @@ class Cluster:
 
 
 def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+    """None of those that the kernel gives to whoever connects: one would be taken before the gateway gets to it."""
+    return list(islice(filter(free, random.sample(SETTABLE, len(SETTABLE))), count))
+
+
+def free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def configured(folder: Path, profile: str, name: str) -> tuple[Path, list[int]]:

@@ -1,13 +1,15 @@
 """What every engine promises, whichever runtime stands behind it."""
 
 import asyncio
+import time
+from collections.abc import Sequence
 
 import msgspec
 import pytest
 from engine_bench import QUESTIONS, Bench, ended, text, tokens
 
 from cluster.errors import BadRequest, EngineFailed, TooLong, UnknownModel
-from experts.api import Engine
+from experts.api import Chunk, Engine
 from experts.engines.vllm_engine import VllmHost
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -115,7 +117,20 @@ async def test_requests_side_by_side_share_steps_and_answer_as_if_alone(any_benc
     together = await any_bench.run(*requests())
     assert [tokens(chunks) for chunks in together] == alone
     assert max(len(call) for call in any_bench.calls[seen:]) == 4
-    assert all(len({chunk.id for chunk in call}) == len(call) for call in any_bench.calls[seen:])
+    assert all(map(of_one_step, any_bench.calls[seen:]))
+
+
+async def test_steps_that_were_made_while_the_loop_was_held_up_come_one_by_one(any_bench: Bench) -> None:
+    seen = len(any_bench.calls)
+    streams = [any_bench.submit(any_bench.request(question, max_tokens=100)) for question in QUESTIONS[:2]]
+    await any_bench.until(lambda: all(streams))
+    time.sleep(0.1)  # noqa: ASYNC251 - the loop itself is to stand still
+    await any_bench.until(lambda: all(map(ended, streams)))
+    assert all(map(of_one_step, any_bench.calls[seen:]))
+
+
+def of_one_step(call: Sequence[Chunk]) -> bool:
+    return len({chunk.id for chunk in call}) == len(call)
 
 
 async def test_more_requests_than_fit_wait_their_turn_and_all_end(bench: Bench) -> None:

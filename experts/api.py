@@ -120,8 +120,9 @@ WAIT_BUCKETS = (0.0001, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05)
 class SpeculationState(msgspec.Struct, frozen=True, omit_defaults=True):
     """What speculation has done in one life of an engine. All but ``mode`` and ``depth`` are counters that only grow.
 
-    ``steps`` decoded something, ``speculated`` of them verified drafts. Of ``asked`` questions to the draft pool each
-    was ``answered``, ``late`` or ``garbage``, which also counts unasked messages that were of no use; ``lost`` counts
+    ``steps`` decoded something, ``speculated`` of them verified drafts; ``compared`` counts requests, each time that
+    shadow drafts were held against what plain decoding made. Of ``asked`` questions to the draft pool each was
+    ``answered``, ``late`` or ``garbage``, which also counts unasked messages that were of no use; ``lost`` counts
     sessions a drafter did not know. Of the rows that wanted drafts ``hits`` found theirs made ahead and ``misses`` did
     not. ``drafted[i]`` and ``accepted[i]`` count drafts at position i; ``waits`` counts waits per bucket of
     ``WAIT_BUCKETS``. Seconds: ``wait`` for drafts, ``draft`` of it computed by drafters, ``verify`` spent in steps that
@@ -131,6 +132,7 @@ class SpeculationState(msgspec.Struct, frozen=True, omit_defaults=True):
 
     steps: int = 0
     speculated: int = 0
+    compared: int = 0
     asked: int = 0
     answered: int = 0
     late: int = 0

@@ -79,6 +79,11 @@ class Speculation(Section):
         default=0.95, description="share of plain decoding's speed below which the controller stops speculating"
     )
     ahead: bool = Field(default=True, description="draft for the likeliest verdicts while the verifier works")
+    shadow: bool = Field(
+        default=True,
+        description="while decoding plainly, compare drafts with what it makes, to know when to speculate again; "
+        "else a few are verified now and then. For layouts split and shared with the adaptive controller",
+    )
     strict: Literal["filter", "off"] = Field(
         default="filter",
         description="inside a segment bound by a grammar or a tool call: filter drafts by it, or draft nothing",

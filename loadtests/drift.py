@@ -135,6 +135,7 @@ class Run:
     _usual: AnswerTime = field(default_factory=AnswerTime)
     _rest: Rest = field(default_factory=Rest)
     _choice: Choice | None = None
+    _shadows: list[tuple[_Request, int, int]] = field(default_factory=list)
 
     def step(self, traffic: Traffic) -> Step:
         self._refill(traffic)
@@ -179,9 +180,22 @@ class Run:
 
     def _choose(self, sessions: frozenset[str]) -> Choice:
         views = [RowView(each.session, min(DEEPEST, each.left - 1), each.context) for each in self._requests]
+        self._compare()
         choice = self.depths.choose(views, self.now)
         self._rest.begin(choice, sessions)
+        shadows = zip(self._requests, choice.shadows, strict=False)
+        self._shadows = [(each, each.left, depth) for each, depth in shadows if depth]
         return choice
+
+    def _compare(self) -> None:
+        """What would have become of the shadow drafts of requests that are still here."""
+        found = [
+            Verdict(each.session, depth, self._right_of(each, left, depth))
+            for each, left, depth in self._shadows
+            if each in self._requests and each.left <= left - depth
+        ]
+        if found:
+            self.depths.compared(found)
 
     def _refill(self, traffic: Traffic) -> None:
         kept = [each for each in self._requests if each.left > 0][: traffic.batch]
@@ -201,8 +215,12 @@ class Run:
         return min(max(self.births.gauss(level, 0.04), 0.0), 0.99)
 
     def _accepted(self, request: _Request, depth: int) -> int:
+        return self._right_of(request, request.left, depth)
+
+    def _right_of(self, request: _Request, left: int, depth: int) -> int:
+        """How many of its drafts are right with so many tokens to go."""
         for position in range(depth):
-            if request.luck[position - request.left] >= request.right * (1.0 - 0.01 * position):
+            if request.luck[position - left] >= request.right * (1.0 - 0.01 * position):
                 return position
         return depth
 
@@ -233,9 +251,15 @@ TRACE = (
 )
 
 
-def drift(trace: Sequence[Traffic] = TRACE, engine: Engine = Engine(), seeds: Sequence[int] = SEEDS) -> list[Phase]:
+def drift(
+    trace: Sequence[Traffic] = TRACE,
+    engine: Engine = Engine(),
+    seeds: Sequence[int] = SEEDS,
+    *,
+    shadows: bool = True,
+) -> list[Phase]:
     """The adaptive controller, from its first step on, against fixed depths 0..``DEEPEST``: means over ``seeds``."""
-    ours = _speeds(partial(AdaptiveDepth, DEEPEST, experts=engine.experts), trace, engine, seeds)
+    ours = _speeds(partial(AdaptiveDepth, DEEPEST, experts=engine.experts, shadows=shadows), trace, engine, seeds)
     fixed = [_speeds(partial(FixedDepth, depth), trace, engine, seeds) for depth in range(DEEPEST + 1)]
     phases = []
     for index, traffic in enumerate(trace):
@@ -252,5 +276,6 @@ def _speeds(
 
 
 if __name__ == "__main__":
-    for phase in drift():
-        print(f"{phase.name:48} ours {phase.ours:7.0f}  best K={phase.best_depth} {phase.best:7.0f}  {phase.ratio:.3f}")
+    print(f"{'':48} shadow drafts  probes alone")
+    for with_shadows, alone in zip(drift(), drift(shadows=False), strict=True):
+        print(f"{alone.name:48} {with_shadows.ratio:13.3f}  {alone.ratio:12.3f}  of K={alone.best_depth}")

@@ -147,4 +147,5 @@ def _section(speculation: Speculation, drafts: str) -> dict[str, Any]:
         "deadline": speculation.deadline_ms / 1000,
         "retry": speculation.retry_ms / 1000,
         "ahead": speculation.ahead,
+        "shadow": speculation.shadow,
     }

@@ -12,6 +12,7 @@ from cluster.transport import epoch
 from experts.api import DraftPeer, SpeculationState
 from experts.engines.vllm_options import SECTION
 from experts.engines.vllm_steps import Row, steps_of
+from experts.speculation.depth import Verdict
 from experts.speculation.inbox import DraftStats
 from experts.speculation.proposer import DraftHistory, Proposal
 
@@ -20,6 +21,8 @@ class Drafts(Protocol):
     """Where drafts come from; ``RemoteDrafts`` is the one in use."""
 
     def propose(self, rows: Sequence[DraftHistory], *, pace: float, horizon: float, rest: int) -> Proposal: ...
+
+    def compared(self, rows: Iterable[tuple[str, NDArray[np.int32]]]) -> list[Verdict]: ...
 
     def announce(self, session: str, tokens: NDArray[np.int32]) -> None: ...
 
@@ -65,12 +68,14 @@ class Proposer:
 
     def draft(self, rows: Sequence[Row], limit: int | None = None) -> list[list[int]]:
         """Drafts for each row, in order, ``limit`` at most, as many as the controller chooses."""
+        self._compare(rows)
         choice = self.steps.begin(rows, limit)
         notice = choice.notice or (True,) * len(rows)
-        chosen = zip(rows, choice.depths, choice.gains, notice, self.steps.rooms, strict=True)
+        shadows = choice.shadows or (0,) * len(rows)
+        chosen = zip(rows, choice.depths, choice.gains, notice, shadows, self.steps.rooms, strict=True)
         asked = [
-            DraftHistory(row.session, row.tokens, min(depth, room), gain, soon)
-            for row, depth, gain, soon, room in chosen
+            DraftHistory(row.session, row.tokens, min(depth, room), gain, soon, shadow)
+            for row, depth, gain, soon, shadow, room in chosen
             if room
         ]
         found: list[list[int]] = [[] for _ in asked]
@@ -125,6 +130,13 @@ class Proposer:
             draft=own.draft,
             changes={**state.changes, **own.changes},
         )
+
+    def _compare(self, rows: Sequence[Row]) -> None:
+        try:
+            if verdicts := self._drafts.compared((row.session, row.tokens) for row in rows):
+                self.steps.compared(verdicts)
+        except Exception as error:  # noqa: BLE001 - a draft source may not end the engine
+            self.steps.failed(error)
 
     def _believed(self, rows: Sequence[DraftHistory], proposal: Proposal) -> list[list[int]]:
         return [

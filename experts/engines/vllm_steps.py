@@ -120,6 +120,11 @@ class Steps:
         self._ended = self._clock()
         return True
 
+    def compared(self, verdicts: Sequence[Verdict]) -> None:
+        """What would have become of shadow drafts. Called before ``begin``."""
+        self._tally.compared(len(verdicts))
+        self._depths.compared(verdicts)
+
     def fitting(self, rows: Sequence[Row], drafts: Sequence[list[int]]) -> list[list[int]]:
         """The drafts of each row, those for a tool call as far as its form allows them."""
         calls = self.calls
@@ -216,7 +221,7 @@ def steps_of(vllm_config: Any) -> Steps:
     if section.get("controller") == "adaptive":
         count, chosen = model.get_num_experts(), model.get_num_experts_per_tok()
         experts = Experts(count, chosen) if count and chosen else None
-        depths = AdaptiveDepth(depth, floor=section["floor"], experts=experts)
+        depths = AdaptiveDepth(depth, floor=section["floor"], experts=experts, shadows=section.get("shadow", False))
     return Steps(depths, depth=depth, context=model.max_model_len, strict=section.get("strict") != "off")
 
 
@@ -225,7 +230,7 @@ class _Tally:
 
     def __init__(self, depth: int) -> None:
         self.mode = ""
-        self._steps = self._speculated = 0
+        self._steps = self._speculated = self._compared = 0
         self._reach = depth
         self._verdicts: Counter[tuple[int, int]] = Counter()
         self._verify = self._plain = self._depth = 0.0
@@ -248,6 +253,9 @@ class _Tally:
             self._verify += timing.verify
             self._plain += self._alone[min(self._alone, key=lambda rows: abs(rows - timing.rows))]
 
+    def compared(self, count: int) -> None:
+        self._compared += count
+
     def rested(self) -> None:
         self._steps += 1
         self._depth -= SMOOTHING * self._depth
@@ -265,6 +273,7 @@ class _Tally:
         return SpeculationState(
             steps=self._steps,
             speculated=self._speculated,
+            compared=self._compared,
             drafted=tuple(sum(n for (drafted, _), n in found if place < drafted) for place in positions),
             accepted=tuple(sum(n for ends, n in found if place < min(ends)) for place in positions),
             verify=self._verify,

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from experts.speculation import trials
+from experts.speculation import shadow, trials
 from experts.speculation.acceptance import LIMIT, Acceptance, Floats, Slots
 from experts.speculation.costs import MANY, Costs, Experts, Tariff
 from experts.speculation.depth import Choice, RowView, Timing, Verdict
 from experts.speculation.goodput import Plan, best_depths, ceiling
 from experts.speculation.rest import SETTLED
-from experts.speculation.stance import GAIN, OUTLIER, SAVED, Purse, Stance, Tally, View
+from experts.speculation.stance import CLEAR, GAIN, OUTLIER, SAVED, Outlook, Purse, Stance, Tally, View
 from experts.speculation.standing import Standing
 from experts.speculation.trials import Mask, Trials
 
@@ -33,15 +33,18 @@ STALE = 256
 less it seems to win, the sooner, down to a sixteenth, as then it matters more and costs less."""
 UNSEEN = 32
 """The same at a batch size that was hardly ever run plainly."""
-REST = 18
-"""Plain steps in a row without a look at what is going on: in most of them nothing is, and looking costs time that
-plain decoding does not have to spare."""
+REST, LONG_REST = 18, 24
+"""Plain steps in a row without a look at what is going on, alone and with shadow drafts: in most of them nothing is,
+and looking costs time that plain decoding does not have to spare."""
 SETTLE = SETTLED - 1
 """Plain steps after which the next is one whose time can be relied on."""
 AFTERMATH = 0.4
 """What those cost beyond their usual time, in plain steps."""
 LIKE, CREDIT = 2.0, -6.0
-"""How many times as many rows, or as few, are another load, and the debt up to which that is a reason for a probe."""
+"""How many times as many rows, or as few, are another load, and the debt up to which that, or a clear sign that
+speculation pays, is reason enough to try it."""
+FRESH = 96
+"""Steps for which it is known what would become of drafts after shadow drafts were compared."""
 LEFT = 64
 """Requests that have ended and are still to be forgotten, at most."""
 NOTICE = 6
@@ -106,13 +109,17 @@ class _Kept:
 class AdaptiveDepth:
     """Depths that maximise tokens per second, 0 included, and never stay below ``floor`` of plain decoding's speed.
 
-    ``depth`` is the most per row; ``experts`` describes a mixture-of-experts verifier. Used from one thread, between
-    two steps: ``judge`` and ``time`` tell of the step that ended, ``choose`` is for the next. Nothing raises.
+    ``depth`` is the most per row; ``experts`` describes a mixture-of-experts verifier. With ``shadows`` shadow drafts
+    show when acceptance is good enough again; without them, or if none come, probes do. Used from one thread, between
+    two steps: ``judge``, ``compared`` and ``time`` tell of the step that ended, ``choose`` is for the next. Nothing
+    raises.
     """
 
-    def __init__(self, depth: int, *, floor: float = 0.95, experts: Experts | None = None) -> None:
+    def __init__(
+        self, depth: int, *, floor: float = 0.95, experts: Experts | None = None, shadows: bool = False
+    ) -> None:
         self._levels = np.arange(depth)
-        self._floor = floor
+        self._floor, self._shadows = floor, shadows
         self._acceptance = Acceptance(depth)
         self._costs = Costs(depth, experts)
         self._trials = Trials(2 * LIMIT)
@@ -125,6 +132,8 @@ class AdaptiveDepth:
         self._left: list[str] = []
         self._lost = 0.0
         self._price = 0.0
+        self._compared: int | None = None
+        self._outlook: Outlook | None = None
         self._given_up: int | None = None
         self._step = 0
         self._checked = 0
@@ -160,6 +169,7 @@ class AdaptiveDepth:
             reason=reason,
             rest=rest,
             notice=notice,
+            shadows=self._shadowed(batch, mode, reason),
         )
         self._asked = _Asked(depths, batch.tariff.plain, verify, mode)
         if mode == "speculate" and depths.any() and not tried.any() and not self._stance.doubt:
@@ -184,6 +194,14 @@ class AdaptiveDepth:
             asked.accepted = sum(max(0, min(pair)) for pair in zip(accepted, asked.came, strict=True))
         self._whose.extend(slots)
         self._unlearnt.extend(known)
+
+    def compared(self, verdicts: Sequence[Verdict]) -> None:
+        """Verdicts that shadow drafts would have had. They teach like others, but cost nothing that is to be booked."""
+        slots, known = self._acceptance.judged(verdicts)
+        self._whose.extend(slots)
+        self._unlearnt.extend(known)
+        if known:
+            self._compared = self._step
 
     def time(self, timing: Timing, now: float) -> None:
         """How long the step that ended took."""
@@ -260,7 +278,17 @@ class AdaptiveDepth:
         left = max(self._stance.due - self._step, self._purse.until(self._price)) - 1
         if 0 <= left <= NOTICE:
             return left, tuple(self._trials.next(batch.slots, batch.room > 0).tolist())
-        return min(left - NOTICE if left > NOTICE else REST, REST), (False,) * len(batch.room)
+        most = REST
+        if self._outlook is not None:
+            most = shadow.DEPTH + 1 if self._outlook.rising else LONG_REST
+        return min(left - NOTICE if left > NOTICE else most, most), (False,) * len(batch.room)
+
+    def _shadowed(self, batch: _Batch, mode: str, reason: str) -> tuple[int, ...]:
+        """Shadow drafts per row of a plain step, if acceptance is what matters."""
+        if not self._shadows or mode != "plain" or reason in ("start", "refresh", "load"):
+            return ()
+        chosen = self._trials.shadow(batch.slots, batch.room > 0, self._step)
+        return tuple((np.minimum(batch.room, shadow.DEPTH) * chosen).tolist())
 
     def _batch(self, rows: Sequence[RowView]) -> _Batch:
         depth = len(self._levels)
@@ -302,26 +330,40 @@ class AdaptiveDepth:
 
     def _view(self, batch: _Batch, plan: Plan, *, trying: bool) -> View:
         rows, slow = len(batch.room), self._tally.slow(len(batch.room))
-        if plan.ratio > GAIN and not slow and self._stance.reason != "slow":
+        begun, credit = self._stance.mode != "plain", self._purse.saved > CREDIT
+        if plan.ratio > GAIN and begun and not slow and self._stance.reason != "slow":
             return View(self._step, rows, plan.ratio, plan.ratio, plan.ratio, trying=trying)
         few = np.zeros_like(batch.room)
         few[: trials.AT_ONCE] = min(trials.DEPTH, len(self._levels))
         self._price = min(batch.cost(few), SAVED)
+        known = self._compared is not None and self._step - self._compared < FRESH
+        self._outlook = self._foresee(batch, plan) if known else None
+        outlook = self._outlook or Outlook(plan.ratio, 0.0)
+        likely = outlook.prompt > CLEAR
+        lent = likely and self._stance.reason != "late"
         return View(
             self._step,
             rows,
-            plan.ratio,
+            plan.ratio if begun else outlook.ratio,
             right=ceiling(rows, batch.tariff, free=False),
             free=ceiling(rows, batch.tariff, free=True),
             slow=slow,
             trying=trying,
-            affordable=self._purse.saved >= self._price or self._new_load(rows),
+            hopeful=likely or not known,
+            affordable=self._purse.saved >= self._price or (credit and (lent or self._new_load(rows))),
+            credit=credit,
         )
 
+    def _foresee(self, batch: _Batch, plan: Plan) -> Outlook:
+        """What shadow drafts show. Drafts that came late of late are taken to come at once, as they may again."""
+        prompt = best_depths(batch.gains, batch.tariff.prompt(wait=self._stance.reason != "late")).ratio
+        newest = Outlook(plan.ratio, prompt)
+        return self._outlook.followed(newest) if self._outlook else newest
+
     def _new_load(self, rows: int) -> bool:
-        """Whether what was given up at another batch size may be tried here on credit: other prices hold."""
+        """Whether speculation was given up at another batch size: other prices hold here."""
         before = self._given_up
-        return before is not None and not before / LIKE < rows < before * LIKE and self._purse.saved > CREDIT
+        return before is not None and not before / LIKE < rows < before * LIKE
 
     def _stale(self, batch: _Batch, depths: Ints) -> bool:
         """Whether to make a few plain steps, to know the time of one; they cost what drafts would have won."""

@@ -182,6 +182,11 @@ class Tariff:
         """A step without drafts."""
         return float(self.verify[0] + self.wait[0])
 
+    def prompt(self, *, wait: bool) -> "Tariff":
+        """The same if all drafts came, after the usual wait or at once."""
+        waits = self.wait if wait else np.full_like(self.wait, self.wait[0])
+        return Tariff(self.verify, waits, np.ones_like(self.supply))
+
 
 class Costs:
     """Learns from ``Timing`` and quotes a ``Tariff``. Nonsense (negative, infinite, absurd) is not learnt from."""

@@ -54,7 +54,8 @@ class Choice:
     seconds until the step's verdict. ``mode`` is what the step does ("plain", "speculate", "probe"), ``reason`` why the
     last change of mode was made. For ``rest`` steps after this one there is nothing to choose, unless others come: they
     are plain too, and only to be counted (see ``Depths.rest``). ``notice``: the rows without drafts that may have some
-    soon, so that drafters should know their tokens (None: all)."""
+    soon, so that drafters should know their tokens (None: all). ``shadows``: how many shadow drafts each row of a plain
+    step is to have, to be compared with what it makes (empty: none; see ``shadow.py``)."""
 
     depths: tuple[int, ...]
     gains: tuple[float, ...]
@@ -64,6 +65,7 @@ class Choice:
     reason: str
     rest: int = 0
     notice: tuple[bool, ...] | None = None
+    shadows: tuple[int, ...] = ()
 
 
 class Depths(Protocol):
@@ -75,6 +77,9 @@ class Depths(Protocol):
         """Another step has passed that was not asked about."""
 
     def judge(self, verdicts: Sequence[Verdict], now: float) -> None: ...
+
+    def compared(self, verdicts: Sequence[Verdict]) -> None:
+        """What would have become of shadow drafts."""
 
     def time(self, timing: Timing, now: float) -> None: ...
 
@@ -98,6 +103,9 @@ class FixedDepth:
         """It is all the same."""
 
     def judge(self, verdicts: Sequence[Verdict], now: float) -> None:
+        """Nothing is learned."""
+
+    def compared(self, verdicts: Sequence[Verdict]) -> None:
         """Nothing is learned."""
 
     def time(self, timing: Timing, now: float) -> None:

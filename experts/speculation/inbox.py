@@ -14,6 +14,7 @@ from experts.speculation.lead import Leads
 from experts.speculation.messages import Branch, DraftLead, DraftTell, LeadRow, ToVerifier
 from experts.speculation.placement import Placement
 from experts.speculation.replicas import Question, Replica, usable
+from experts.speculation.shadow import Shadows
 
 FLOOD = 64
 """Messages read from one replica without waiting; more are left for the next step."""
@@ -43,7 +44,8 @@ class DraftStats:
 
 class Inbox:
     """One verifier's messages. ``step`` is that of the newest ask; messages for other epochs or later steps, and tokens
-    at or above ``vocabulary``, are garbage. ``patience`` is the verifier's deadline in seconds."""
+    at or above ``vocabulary``, are garbage. ``patience`` is the verifier's deadline in seconds. ``shadows`` are the
+    shadow drafts that have come."""
 
     def __init__(
         self, placement: Placement, stats: DraftStats, *, epoch: int, vocabulary: int, patience: float
@@ -52,6 +54,7 @@ class Inbox:
         self._placement, self._stats = placement, stats
         self._epoch, self._vocabulary, self._patience = epoch, vocabulary, patience
         self._leads = Leads()
+        self.shadows = Shadows()
 
     def ready(self, session: str, tokens: NDArray[np.int32]) -> tuple[int, ...]:
         """The drafts that were made ahead for exactly this history [n]; it is asked for once."""
@@ -59,6 +62,7 @@ class Inbox:
 
     def drop(self, session: str) -> None:
         self._leads.drop(session)
+        self.shadows.drop(session)
 
     def drain(self, now: float) -> None:
         """Take what has come since the last step, without waiting."""
@@ -115,9 +119,19 @@ class Inbox:
         elif question is not None and message.step == question.ask.step:
             if not question.fits(message, self._vocabulary):
                 raise ProtocolError("an answer to another question")
-            if message.step < self.step:
+            if question.shadow:
+                self._compare(replica, question, message)
+            elif message.step < self.step:
                 self._overtaken(replica, question, message)
         return message
+
+    def _compare(self, replica: Replica, question: Question, tell: DraftTell) -> None:
+        """Shadow drafts have come. It shows, too, that the replica is well."""
+        replica.answered(time.monotonic())
+        for row, found in zip(question.ask.rows, tell.drafts, strict=True):
+            if found and self._placement.kept_by(row.session) is replica:
+                self.shadows.offer(row.session, row.start + len(row.tokens), found)
+        self._lost(replica, set(tell.lost), tell.step)
 
     def _overtaken(self, replica: Replica, question: Question, tell: DraftTell) -> None:
         """An answer that was not waited for: if its first draft comes true, the others are the next drafts."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cluster.errors import ProtocolError
 from cluster.transport import BlockingLink, Wire, wait
 from experts.api import WAIT_BUCKETS, DraftPeer
+from experts.speculation.depth import Verdict
 from experts.speculation.fallback import first_chance, surprise
 from experts.speculation.inbox import DraftStats, Inbox
 from experts.speculation.messages import VERSION, DraftAsk, DraftRow, ToDrafter, ToVerifier
@@ -44,13 +45,15 @@ take turns."""
 class DraftHistory:
     """A sequence to draft for. ``session`` is unique per submission; ``tokens`` [n] are all its final tokens, prompt
     and output (a view: it is read before ``propose`` returns); ``depth`` is how many drafts are wanted, 0 for none,
-    and ``gain`` how many of them are expected to be accepted. ``notice``: if none now, some may be wanted soon."""
+    and ``gain`` how many of them are expected to be accepted. ``notice``: if none now, some may be wanted soon.
+    ``shadow`` drafts are wanted only to be compared (see ``RemoteDrafts.compared``), if no row wants others."""
 
     session: str
     tokens: NDArray[np.int32]
     depth: int
     gain: float = 0.0
     notice: bool = True
+    shadow: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +70,13 @@ class Proposal:
 
 @dataclass(slots=True)
 class _Batch:
-    """What one replica is asked in a step. ``gain`` is what waiting for it is expected to bring, in tokens."""
+    """What one replica is asked in a step: drafts to verify, waited for or not, or ``shadow`` drafts. ``gain`` is what
+    waiting for it is expected to bring, in tokens."""
 
     rows: list[DraftRow] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     waits: bool = False
+    shadow: bool = False
     gain: float = 0.0
 
 
@@ -134,6 +139,7 @@ class RemoteDrafts:
         self._offers: dict[str, _Offer] = {}
         self._rhythm = Rhythm()
         self._step = 0
+        self._shadowing = False
 
     def propose(
         self, rows: Sequence[DraftHistory], *, pace: float = 0.0, horizon: float = math.inf, rest: int = 0
@@ -160,6 +166,15 @@ class RemoteDrafts:
         proposal = Proposal(drafts, hits, sum(row.depth > 0 for row in rows) - hits, wait, min(draft, wait))
         self._count(proposal)
         return proposal
+
+    def compared(self, rows: Iterable[tuple[str, NDArray[np.int32]]]) -> list[Verdict]:
+        """What would have become of the shadow drafts that have come, of sessions with these tokens [n]."""
+        if not self._shadowing:
+            return []
+        self._inbox.drain(time.monotonic())
+        verdicts = self._inbox.shadows.compare(rows)
+        self._shadowing = len(self._inbox.shadows) > 0
+        return verdicts
 
     def announce(self, session: str, tokens: NDArray[np.int32]) -> None:
         """A prompt [n] that is about to be prefilled here: its replica may read it meanwhile."""
@@ -196,8 +211,12 @@ class RemoteDrafts:
         batches: dict[Replica, _Batch] = {}
         asked: Counter[Replica] = Counter()
         span = SPAN
+        shadowing = not any(row.depth for row in rows)
         for place, row in enumerate(rows):
-            if not row.tokens.size or not (row.depth or (row.notice and self._behind(row) >= lag)):
+            behind = self._behind(row)
+            shadow = row.shadow if shadowing and behind <= SHORT else 0
+            depth = row.depth or shadow
+            if not row.tokens.size or not (depth or ((row.notice or row.shadow) and behind >= lag)):
                 continue
             home = self._placement.home(row.session, now, asked)
             if home is None or not (row.depth or home.trust.closed):
@@ -205,13 +224,14 @@ class RemoteDrafts:
                 continue
             if row.depth:
                 drafts[place] = list(self._inbox.ready(row.session, row.tokens)[: row.depth])
-            new = home.row(row.session, row.tokens, depth=row.depth, held=len(drafts[place]), most=max(span, SHORT))
+            new = home.row(row.session, row.tokens, depth=depth, held=len(drafts[place]), most=max(span, SHORT))
             span -= len(new.tokens) if len(new.tokens) > SHORT else 0
             asked[home] += 1
             batch = batches.setdefault(home, _Batch())
             batch.rows.append(new)
             batch.places.append(place)
-            if new.lacks and home.kept[row.session].again <= self._step:
+            batch.shadow |= shadow > 0
+            if row.depth and new.lacks and home.kept[row.session].again <= self._step:
                 batch.waits = True
                 batch.gain += row.gain
         return batches
@@ -242,13 +262,19 @@ class RemoteDrafts:
         """Ask every replica about its sessions; the questions that are under way."""
         waiting = {}
         for replica, batch in batches.items():
-            limit = budget if batch.waits else 0.0
-            ask = DraftAsk(self._epoch, self._step, tuple(batch.rows), budget=limit, horizon=horizon)
+            if batch.shadow:
+                ask = DraftAsk(self._epoch, self._step, tuple(batch.rows))
+            else:
+                limit = budget if batch.waits else 0.0
+                ask = DraftAsk(self._epoch, self._step, tuple(batch.rows), budget=limit, horizon=horizon)
             now = time.monotonic()
-            if not replica.ask(ask, now, answered=batch.waits):
-                self._stats.plain += len(batch.rows)
+            question = Question(ask, tuple(batch.places), now, batch.shadow)
+            if not replica.ask(ask, now, answered=batch.waits or batch.shadow):
+                self._stats.plain += len(batch.rows) * (not batch.shadow)
+            elif batch.shadow:
+                replica.question, self._shadowing = question, True
             elif batch.waits:
-                replica.question = waiting[replica] = Question(ask, tuple(batch.places), now)
+                replica.question = waiting[replica] = question
         self._stats.asked += len(waiting)
         return waiting
 

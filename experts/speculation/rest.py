@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from experts.speculation.depth import Choice
 
 NAP = 12
-"""Steps for which a rest goes on though others have come: with many requests in flight there is always somebody new."""
+"""Steps for which a rest goes on though others have come: with many requests in flight there is always somebody new. If
+shadow drafts are under way the rest goes on to its end, as they tell more of the traffic than a look at who is new."""
 SETTLED = 3
 """Plain steps in a row from which on they are settled (see ``Timing``)."""
 
@@ -16,11 +17,13 @@ class Rest:
     def __init__(self) -> None:
         self._known: frozenset[str] = frozenset()
         self._left = self._passed = self._alone = 0
+        self._nap = NAP
         self._drafting = False
 
     def begin(self, choice: Choice, sessions: frozenset[str]) -> None:
         """A choice for these requests was made."""
         self._known, self._left, self._passed = sessions, choice.rest, 0
+        self._nap = choice.rest if any(choice.shadows) else NAP
         self._drafting = any(choice.depths)
 
     def ended(self) -> bool:
@@ -30,7 +33,7 @@ class Rest:
 
     def goes_on(self, sessions: Iterable[str]) -> bool:
         """Whether the next step, of these requests, needs no choice either. Each call counts as a step."""
-        if self._left <= 0 or (self._passed >= NAP and not self._known.issuperset(sessions)):
+        if self._left <= 0 or (self._passed >= self._nap and not self._known.issuperset(sessions)):
             return False
         self._left -= 1
         self._passed += 1

@@ -15,6 +15,10 @@ its success. ``refresh``: one plain step, to know its time again."""
 
 GAIN, LEAST = 1.03, 1.01
 """How much faster than plain decoding speculation is estimated to be when it begins, and when it ends."""
+CLEAR = 1.2
+"""The same when it begins though there is no time to be lost on trying."""
+RISING = 1.1
+"""How much better than before the newest shadow drafts have to look for a closer look."""
 DOUBT = 1.0
 """Expected loss, in plain steps, for which one request's drafts are given the benefit of the doubt; less for more."""
 PAUSE = 8
@@ -39,7 +43,8 @@ SAVED, OWED = 3.0, 8.0
 class View:
     """What a decision is made of. ``ratio``: the best choice's speed against plain, estimated; ``free`` and ``right``:
     the same if drafts came at once and all were right, or only were right. ``slow``: the tally is below the floor.
-    ``trying``: a probe is under way and not yet lost; ``affordable``: there is time for one."""
+    ``trying``: a probe is under way and not yet lost; ``hopeful``: as far as is known, one may succeed; ``affordable``:
+    there is time for one, or (``credit``) for what is likely to succeed."""
 
     step: int
     rows: int
@@ -48,7 +53,24 @@ class View:
     free: float
     slow: bool = False
     trying: bool = False
+    hopeful: bool = True
     affordable: bool = False
+    credit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What plain decoding expects of speculation: its speed against plain, estimated, and the same if all drafts came
+    when they are asked for (``prompt``); whether it is ``rising``, so that a closer look pays."""
+
+    ratio: float
+    prompt: float
+    rising: bool = False
+
+    def followed(self, newest: "Outlook") -> "Outlook":
+        """The mean of before and now: a few lucky drafts are no reason to begin."""
+        rising = newest.prompt > max(RISING * self.prompt, LEAST)
+        return Outlook((self.ratio + newest.ratio) / 2, (self.prompt + newest.prompt) / 2, rising)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +91,23 @@ class Stance:
             if view.ratio > 1.0:
                 return replace(self, mode="speculate", since=view.step)
             return self if view.trying else self._rest(view, _blame(view))
-        if view.ratio > GAIN and self.reason != "slow":
-            return replace(self, mode="speculate", since=view.step)
-        hopeful = view.free > GAIN or view.step - self.since >= RARE
+        if self._begins(view):
+            reason = "acceptance" if self.reason == "slow" else self.reason
+            return replace(self, mode="speculate", reason=reason, since=view.step)
+        hopeful = (view.free > GAIN and view.hopeful) or view.step - self.since >= RARE
         if view.step >= self.due and view.affordable and hopeful:
             return replace(self, mode="probe", reason="probe", since=view.step)
         return self
+
+    def _begins(self, view: View) -> bool:
+        """Whether what is estimated is reason enough to speculate without a probe."""
+        if self.reason == "start":
+            return view.ratio > GAIN
+        if self.reason == "slow" and view.step < self.due:
+            return False
+        if view.ratio > CLEAR and view.credit:
+            return True
+        return view.ratio > GAIN and view.affordable and self.reason != "slow"
 
     def _speculating(self, view: View) -> "Stance":
         if view.slow:

@@ -50,6 +50,12 @@ class Trials:
         self._pause[chosen] = np.minimum(2 * self._pause[chosen], LONGEST)
         return tried
 
+    def shadow(self, slots: Slots, wanted: Mask, step: int) -> Mask:
+        """Which of the ``wanted`` [rows] have shadow drafts in their place."""
+        shadowed = self.next(slots, wanted)
+        self._due[slots[shadowed]] = step + PAUSE
+        return shadowed
+
     def learn(self, slots: Slots, right: Mask) -> None:
         """These were verified [n]; the first draft was right, or it was not. It matters only for those being tried."""
         if self._idle:

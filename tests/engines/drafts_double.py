@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experts.api import DraftPeer
+from experts.speculation.depth import Verdict
 from experts.speculation.inbox import DraftStats
 from experts.speculation.proposer import DraftHistory, Proposal
 
@@ -36,6 +37,9 @@ class Scripted:
         drafts = [Scripted.script(row) if row.depth else [] for row in rows]
         self._stats.misses += len(rows)
         return Proposal(drafts, misses=len(rows))
+
+    def compared(self, rows: Iterable[tuple[str, NDArray[np.int32]]]) -> list[Verdict]:
+        return []
 
     def announce(self, session: str, tokens: NDArray[np.int32]) -> None:
         Scripted.announced[session] = tuple(tokens.tolist())

@@ -89,7 +89,7 @@ def test_pauses_double_while_probes_fail_and_are_short_again_after_proven_specul
         probe = stance.next(view(stance.due, **BAD, affordable=True))
         stance = probe.next(view(stance.due + 1, **BAD))
     assert pauses == [PAUSE, 2 * PAUSE, 4 * PAUSE, LONGEST, LONGEST]
-    again = stance.next(view(2000))
+    again = stance.next(view(2000, credit=True))
     stance = stopped(again, 2500)
     assert stance.due - stance.since == PAUSE
 

@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from experts.speculation import shadow, trials
+from experts.speculation import trials
 from experts.speculation.acceptance import LIMIT, Acceptance, Floats, Slots
 from experts.speculation.costs import MANY, Costs, Experts, Tariff
 from experts.speculation.depth import Choice, RowView, Timing, Verdict
 from experts.speculation.goodput import Plan, best_depths, ceiling
 from experts.speculation.rest import SETTLED
-from experts.speculation.stance import CLEAR, GAIN, OUTLIER, SAVED, Outlook, Purse, Stance, Tally, View
+from experts.speculation.stance import GAIN, OUTLIER, SAVED, Purse, Stance, Tally, View
 from experts.speculation.standing import Standing
 from experts.speculation.trials import Mask, Trials
+from experts.speculation.watch import Outlook, Watch
 
 __all__ = ["AdaptiveDepth", "Experts"]
 
@@ -33,9 +34,6 @@ STALE = 256
 less it seems to win, the sooner, down to a sixteenth, as then it matters more and costs less."""
 UNSEEN = 32
 """The same at a batch size that was hardly ever run plainly."""
-REST, LONG_REST = 18, 24
-"""Plain steps in a row without a look at what is going on, alone and with shadow drafts: in most of them nothing is,
-and looking costs time that plain decoding does not have to spare."""
 SETTLE = SETTLED - 1
 """Plain steps after which the next is one whose time can be relied on."""
 AFTERMATH = 0.4
@@ -43,8 +41,6 @@ AFTERMATH = 0.4
 LIKE, CREDIT = 2.0, -6.0
 """How many times as many rows, or as few, are another load, and the debt up to which that, or a clear sign that
 speculation pays, is reason enough to try it."""
-FRESH = 96
-"""Steps for which it is known what would become of drafts after shadow drafts were compared."""
 LEFT = 64
 """Requests that have ended and are still to be forgotten, at most."""
 NOTICE = 6
@@ -74,6 +70,21 @@ class _Batch:
         plain, deepest = len(self.room) / self.tariff.plain, int(depths.max(initial=0))
         tokens = len(self.room) + float(_accepted(self.gains * self.tariff.supply, depths).sum())
         return max(plain, tokens / float(self.verify(depths) + self.tariff.wait[deepest]))
+
+    def ratio(self, depths: Ints) -> float:
+        """Their speed against plain."""
+        won = float(_accepted(self.gains * self.tariff.supply, depths).sum()) / len(depths)
+        return (1.0 + won) / (1.0 + self.cost(depths))
+
+    def price(self) -> float:
+        """What a probe costs, in plain steps."""
+        few = np.zeros_like(self.room)
+        few[: trials.AT_ONCE] = min(trials.DEPTH, len(self.tariff.supply))
+        return self.cost(few)
+
+    def outlook(self, ratio: float, *, late: bool) -> Outlook:
+        """What plain decoding expects. Drafts that were ``late`` are taken to come at once, as they may again."""
+        return Outlook(ratio, best_depths(self.gains, self.tariff.prompt(wait=not late)).ratio)
 
     def cost(self, depths: Ints) -> float:
         """Their time beyond a plain step's, in plain steps, before anything is accepted."""
@@ -119,10 +130,11 @@ class AdaptiveDepth:
         self, depth: int, *, floor: float = 0.95, experts: Experts | None = None, shadows: bool = False
     ) -> None:
         self._levels = np.arange(depth)
-        self._floor, self._shadows = floor, shadows
+        self._floor = floor
         self._acceptance = Acceptance(depth)
         self._costs = Costs(depth, experts)
         self._trials = Trials(2 * LIMIT)
+        self._watch = Watch(self._trials, wanted=shadows)
         self._stance = Stance()
         self._tally, self._purse = Tally(), Purse()
         self._asked: _Asked | None = None
@@ -132,8 +144,6 @@ class AdaptiveDepth:
         self._left: list[str] = []
         self._lost = 0.0
         self._price = 0.0
-        self._compared: int | None = None
-        self._outlook: Outlook | None = None
         self._given_up: int | None = None
         self._step = 0
         self._checked = 0
@@ -169,7 +179,7 @@ class AdaptiveDepth:
             reason=reason,
             rest=rest,
             notice=notice,
-            shadows=self._shadowed(batch, mode, reason),
+            shadows=self._watch.shadows(batch.slots, batch.room, self._step) if _aimed(mode, reason) else (),
         )
         self._asked = _Asked(depths, batch.tariff.plain, verify, mode)
         if mode == "speculate" and depths.any() and not tried.any() and not self._stance.doubt:
@@ -201,7 +211,7 @@ class AdaptiveDepth:
         self._whose.extend(slots)
         self._unlearnt.extend(known)
         if known:
-            self._compared = self._step
+            self._watch.compared(self._step)
 
     def time(self, timing: Timing, now: float) -> None:
         """How long the step that ended took."""
@@ -278,17 +288,8 @@ class AdaptiveDepth:
         left = max(self._stance.due - self._step, self._purse.until(self._price)) - 1
         if 0 <= left <= NOTICE:
             return left, tuple(self._trials.next(batch.slots, batch.room > 0).tolist())
-        most = REST
-        if self._outlook is not None:
-            most = shadow.DEPTH + 1 if self._outlook.rising else LONG_REST
+        most = self._watch.rest
         return min(left - NOTICE if left > NOTICE else most, most), (False,) * len(batch.room)
-
-    def _shadowed(self, batch: _Batch, mode: str, reason: str) -> tuple[int, ...]:
-        """Shadow drafts per row of a plain step, if acceptance is what matters."""
-        if not self._shadows or mode != "plain" or reason in ("start", "refresh", "load"):
-            return ()
-        chosen = self._trials.shadow(batch.slots, batch.room > 0, self._step)
-        return tuple((np.minimum(batch.room, shadow.DEPTH) * chosen).tolist())
 
     def _batch(self, rows: Sequence[RowView]) -> _Batch:
         depth = len(self._levels)
@@ -333,44 +334,29 @@ class AdaptiveDepth:
         begun, credit = self._stance.mode != "plain", self._purse.saved > CREDIT
         if plan.ratio > GAIN and begun and not slow and self._stance.reason != "slow":
             return View(self._step, rows, plan.ratio, plan.ratio, plan.ratio, trying=trying)
-        few = np.zeros_like(batch.room)
-        few[: trials.AT_ONCE] = min(trials.DEPTH, len(self._levels))
-        self._price = min(batch.cost(few), SAVED)
-        known = self._compared is not None and self._step - self._compared < FRESH
-        self._outlook = self._foresee(batch, plan) if known else None
-        outlook = self._outlook or Outlook(plan.ratio, 0.0)
-        likely = outlook.prompt > CLEAR
-        lent = likely and self._stance.reason != "late"
+        late = self._stance.reason == "late"
+        self._price = min(batch.price(), SAVED)
+        self._watch.look(batch.outlook(plan.ratio, late=late), self._step)
+        outlook, likely = self._watch.outlook, self._watch.likely
+        lent = credit and ((likely and not late) or _another_load(self._given_up, rows))
         return View(
             self._step,
             rows,
-            plan.ratio if begun else outlook.ratio,
+            plan.ratio if begun or not outlook else outlook.ratio,
             right=ceiling(rows, batch.tariff, free=False),
             free=ceiling(rows, batch.tariff, free=True),
             slow=slow,
             trying=trying,
-            hopeful=likely or not known,
-            affordable=self._purse.saved >= self._price or (credit and (lent or self._new_load(rows))),
+            hopeful=likely or not outlook,
+            affordable=lent or self._purse.saved >= self._price,
             credit=credit,
         )
-
-    def _foresee(self, batch: _Batch, plan: Plan) -> Outlook:
-        """What shadow drafts show. Drafts that came late of late are taken to come at once, as they may again."""
-        prompt = best_depths(batch.gains, batch.tariff.prompt(wait=self._stance.reason != "late")).ratio
-        newest = Outlook(plan.ratio, prompt)
-        return self._outlook.followed(newest) if self._outlook else newest
-
-    def _new_load(self, rows: int) -> bool:
-        """Whether speculation was given up at another batch size: other prices hold here."""
-        before = self._given_up
-        return before is not None and not before / LIKE < rows < before * LIKE
 
     def _stale(self, batch: _Batch, depths: Ints) -> bool:
         """Whether to make a few plain steps, to know the time of one; they cost what drafts would have won."""
         age = self._costs.age(len(depths))
         passed = self._step - self._checked if age is None else min(age, self._step - self._checked)
-        won = float(_accepted(batch.gains * batch.tariff.supply, depths).sum()) / len(depths)
-        ratio = (1.0 + won) / (1.0 + batch.cost(depths))
+        ratio = batch.ratio(depths)
         if passed < min(STALE * max(1 / 16, min(ratio - 1.0, 1.0)), UNSEEN if age is None else STALE):
             return False
         cost = (1.0 + SETTLE) * (1.0 - 1.0 / ratio)
@@ -379,6 +365,16 @@ class AdaptiveDepth:
         self._purse = self._purse.pay(cost)
         self._checked = self._step
         return True
+
+
+def _aimed(mode: str, reason: str) -> bool:
+    """Whether a step is plain for a reason that more, or more timely, drafts could change."""
+    return mode == "plain" and reason not in ("start", "refresh", "load")
+
+
+def _another_load(before: int | None, rows: int) -> bool:
+    """Whether speculation was given up at a batch size ``before`` so far from this that other prices hold."""
+    return before is not None and not before / LIKE < rows < before * LIKE
 
 
 def _room(rows: Sequence[RowView], depth: int) -> Ints:

@@ -70,6 +70,7 @@ class SpeculationMetrics:
         for outcome, count in outcomes.items():
             self.answers.labels(pool, outcome).inc(count)
         self.lost.labels(pool).inc(growth.lost)
+        self.compared.labels(pool).inc(growth.compared)
         self.ahead.labels(pool, "hit").inc(growth.hits)
         self.ahead.labels(pool, "miss").inc(growth.misses)
         self.waits.grow(pool, growth)
@@ -124,6 +125,14 @@ class SpeculationMetrics:
             registry=registry,
         )
         """Steady: the draft pool's max_sessions is too small, or its replicas keep restarting."""
+        self.compared = Counter(
+            "switchyard_pool_shadow_drafts_compared_total",
+            "Requests, each time that drafts nobody verified were held against what plain decoding made",
+            ["pool"],
+            registry=registry,
+        )
+        """Still while a pool decodes plainly for lack of acceptance: only probes can bring speculation back. Is the
+        draft pool known and trusted, and the setting shadow on?"""
         self.ahead = Counter(
             "switchyard_pool_drafts_ahead_total",
             "Rows that wanted drafts, by whether those had been made ahead (result: hit, miss)",

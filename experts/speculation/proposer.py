@@ -152,6 +152,7 @@ class RemoteDrafts:
         self._rhythm.began(began, frozenset(row.session for row in rows))
         self._inbox.drain(began)
         self._judge(rows, began)
+        self._shadowing &= not any(row.depth for row in rows)
         drafts: list[list[int]] = [[] for _ in rows]
         batches = self._plan(rows, drafts, began, max(LAG - rest, 1))
         hits = sum(map(bool, drafts)) if self._ahead else 0
@@ -172,9 +173,7 @@ class RemoteDrafts:
         if not self._shadowing:
             return []
         self._inbox.drain(time.monotonic())
-        verdicts = self._inbox.shadows.compare(rows)
-        self._shadowing = len(self._inbox.shadows) > 0
-        return verdicts
+        return self._inbox.shadows.compare(rows)
 
     def announce(self, session: str, tokens: NDArray[np.int32]) -> None:
         """A prompt [n] that is about to be prefilled here: its replica may read it meanwhile."""

@@ -17,8 +17,6 @@ GAIN, LEAST = 1.03, 1.01
 """How much faster than plain decoding speculation is estimated to be when it begins, and when it ends."""
 CLEAR = 1.2
 """The same when it begins though there is no time to be lost on trying."""
-RISING = 1.1
-"""How much better than before the newest shadow drafts have to look for a closer look."""
 DOUBT = 1.0
 """Expected loss, in plain steps, for which one request's drafts are given the benefit of the doubt; less for more."""
 PAUSE = 8
@@ -56,21 +54,6 @@ class View:
     hopeful: bool = True
     affordable: bool = False
     credit: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """What plain decoding expects of speculation: its speed against plain, estimated, and the same if all drafts came
-    when they are asked for (``prompt``); whether it is ``rising``, so that a closer look pays."""
-
-    ratio: float
-    prompt: float
-    rising: bool = False
-
-    def followed(self, newest: "Outlook") -> "Outlook":
-        """The mean of before and now: a few lucky drafts are no reason to begin."""
-        rising = newest.prompt > max(RISING * self.prompt, LEAST)
-        return Outlook((self.ratio + newest.ratio) / 2, (self.prompt + newest.prompt) / 2, rising)
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,33 @@ def test_when_acceptance_returns_so_do_drafts_within_two_hundred_steps(batch, po
         assert depth(steps[200:]) > 2
 
 
+@pytest.mark.parametrize(
+    ("batch", "pool", "fewer"), [(1, PROMPT, 1.0), (4, PROMPT, 0.5), (4, AHEAD, 0.5), (16, AHEAD, 0.5)]
+)
+def test_shadow_drafts_keep_a_bad_time_cheap_and_end_it_soon(batch, pool, fewer):
+    probes, late = {}, {}
+    for shadows in (True, False):
+        probes[shadows], late[shadows] = [], []
+        for seed in range(1, 9):
+            driven = run(AdaptiveDepth(DEEPEST, experts=ENGINE.experts, shadows=shadows), seed=seed)
+            driven.phase(traffic(0.9, batch, pool), 100)
+            bad = driven.phase(traffic(0.03, batch, pool), LONG)
+            probes[shadows].append(sum(step.choice.mode == "probe" for step in bad))
+            steps = driven.phase(traffic(0.9, batch, pool), 500)
+            late[shadows].append(next(number for number, step in enumerate(steps) if any(step.choice.depths)))
+    assert sum(probes[True]) < fewer * sum(probes[False])
+    assert mean(late[True]) < 60
+    assert max(late[True]) < 120
+
+
+def test_shadow_drafts_are_only_asked_for_in_plain_steps_and_only_if_they_are_wanted():
+    for shadows in (True, False):
+        driven = run(AdaptiveDepth(DEEPEST, experts=ENGINE.experts, shadows=shadows))
+        steps = driven.phase(traffic(0.9), 200) + driven.phase(traffic(0.03), LONG)
+        assert any(any(step.choice.shadows) for step in steps) == shadows
+        assert not any(any(step.choice.shadows) for step in steps if step.choice.mode != "plain")
+
+
 def test_a_long_request_gets_fewer_drafts_for_a_bad_segment_and_more_after_it():
     controller, luck, seen = AdaptiveDepth(DEEPEST), Random(1), []
     for step in range(900):

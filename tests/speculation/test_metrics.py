@@ -18,6 +18,7 @@ GROWTH = SpeculationState(
     lost=3,
     hits=4,
     misses=5,
+    compared=9,
     drafted=(7, 6),
     accepted=(5, 2),
     waits=(1, 0, 2),
@@ -63,6 +64,7 @@ def test_growth_adds_up_under_every_name() -> None:
         4.0,
         3.0,
     ]
+    assert value(seen, "shadow_drafts_compared_total") == 18
     assert value(seen, "mode_changes_total", mode="plain", reason="late") == 4
     assert value(seen, "mode_changes_total", mode="breaker", reason="lost") == 2
 

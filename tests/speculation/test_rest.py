@@ -4,8 +4,9 @@ from experts.speculation.depth import Choice
 from experts.speculation.rest import NAP, SETTLED, Rest
 
 
-def choice(depth=0, rest=0):
-    return Choice((depth,), (float(depth),), pace=0.0, horizon=0.0, mode="plain", reason="start", rest=rest)
+def choice(depth=0, rest=0, shadows=()):
+    gains = (float(depth),)
+    return Choice((depth,), gains, pace=0.0, horizon=0.0, mode="plain", reason="start", rest=rest, shadows=shadows)
 
 
 def test_a_rest_lasts_as_long_as_the_choice_says():
@@ -20,6 +21,13 @@ def test_who_comes_ends_a_rest_after_a_while_and_who_goes_does_not():
     assert all(rest.goes_on(["a", "c"]) for _ in range(NAP))
     assert not rest.goes_on(["a", "c"])
     assert rest.goes_on(["a"])
+
+
+def test_who_comes_waits_for_shadow_drafts_that_are_under_way():
+    rest = Rest()
+    rest.begin(choice(rest=3 * NAP, shadows=(0, 4)), frozenset("ab"))
+    assert all(rest.goes_on(["a", "c"]) for _ in range(3 * NAP))
+    assert not rest.goes_on(["a", "c"])
 
 
 def test_plain_steps_are_settled_some_time_after_the_last_that_was_to_have_drafts():

@@ -62,6 +62,38 @@ def test_after_a_measured_loss_estimates_alone_do_not_bring_it_back():
     assert stance.next(view(stance.due, affordable=True)).mode == "probe"
 
 
+@pytest.mark.parametrize(
+    ("seen", "begins"),
+    [
+        ({"ratio": 1.1}, False),
+        ({"ratio": 1.1, "affordable": True}, True),
+        ({"ratio": 1.1, "credit": True}, False),
+        ({"ratio": 1.3}, False),
+        ({"ratio": 1.3, "credit": True}, True),
+        ({"ratio": 1.0, "affordable": True, "credit": True}, False),
+    ],
+)
+def test_without_means_for_a_try_speculation_begins_again_only_where_it_clearly_pays(seen, begins):
+    stance = stopped(speculating(), 0)
+    again = stance.next(view(stance.since + 1, **seen))
+    assert (again.mode == "speculate") == begins
+
+
+def test_after_a_measured_loss_only_a_clear_sign_brings_it_back_and_not_at_once():
+    stance = stopped(speculating(), 100, slow=True, **GOOD)
+    assert stance.next(view(stance.due - 1, affordable=True, credit=True)) == stance
+    assert stance.next(view(stance.due, ratio=1.1, affordable=True, credit=True)).mode == "probe"
+    again = stance.next(view(stance.due, credit=True))
+    assert (again.mode, again.reason) == ("speculate", "acceptance")
+
+
+def test_where_shadow_drafts_see_no_hope_probes_are_rare():
+    stance = stopped(speculating(), 0)
+    seen = BAD | {"hopeful": False, "affordable": True}
+    assert stance.next(view(stance.since + RARE - 1, **seen)) == stance
+    assert stance.next(view(stance.since + RARE, **seen)).mode == "probe"
+
+
 def test_a_probe_waits_for_its_time_and_for_the_means():
     stance = stopped(speculating(), 0)
     assert stance.next(view(stance.due - 1, **BAD, affordable=True)).mode == "plain"

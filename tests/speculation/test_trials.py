@@ -16,6 +16,16 @@ def test_a_few_are_tried_at_once_and_each_has_its_turn():
     assert tried.all()
 
 
+def test_shadow_drafts_take_turns_and_are_no_tries():
+    trials, shadowed = Trials(10), np.zeros(10, np.bool_)
+    for step in range(3):
+        chosen = trials.shadow(SLOTS, ALL, step)
+        assert chosen.sum() == AT_ONCE
+        shadowed |= chosen
+    assert shadowed.all()
+    assert not trials.running(SLOTS).any()
+
+
 def test_only_those_that_are_wanted_are_tried():
     wanted = SLOTS >= 8
     assert Trials(10).begin(SLOTS, wanted, 0, due=True).tolist() == wanted.tolist()

@@ -1,0 +1,99 @@
+"""Shadow drafts on the verify side: nobody waits for them, and what came of them is known later."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experts.speculation.depth import Verdict
+from experts.speculation.proposer import SHORT
+from tests.speculation.peers import SLACK, echo, frame, good, history, replica, scripted, verifier
+
+
+def shadowed(session, tokens, shadow=3):
+    return replace(history(session, tokens, 0), notice=False, shadow=shadow)
+
+
+def compared(drafts, *rows, within=5.0):
+    """Looked for as often as it takes."""
+    found, until = [], time.monotonic() + within
+    while not found and time.monotonic() < until:
+        found = drafts.compared((session, np.array(tokens, np.int32)) for session, tokens in rows)
+        time.sleep(0.005)
+    return found
+
+
+def test_nobody_waits_for_them_and_they_are_compared_with_what_came():
+    def slow(ask):
+        return [0.2, *good(ask)]
+
+    with scripted(slow) as (seen, peer), verifier(peer) as drafts:
+        began = time.monotonic()
+        assert drafts.propose([shadowed("a", [5, 6]), shadowed("b", [7])]).drafts == [[], []]
+        assert time.monotonic() - began < SLACK
+        verdicts = compared(drafts, ("a", [5, 6, 2, 3, 9, 9]), ("b", [7, 1, 2, 3]))
+        assert verdicts == [Verdict("a", 3, 2), Verdict("b", 3, 3)]
+        assert [(ask.budget, ask.horizon, [row.depth for row in ask.rows]) for ask in seen] == [(None, 0.0, [3, 3])]
+        stats = drafts.stats()
+        assert (stats.asked, stats.answered, stats.late, stats.plain, stats.hits, stats.misses) == (0, 0, 0, 0, 0, 0)
+
+
+def test_those_that_come_after_further_steps_are_compared_too():
+    with scripted(lambda ask: [0.1, *good(ask)]) as (_, peer), verifier(peer) as drafts:
+        drafts.propose([shadowed("a", [5])])
+        assert drafts.compared([("a", np.array([5, 1], np.int32))]) == []
+        time.sleep(0.2)
+        drafts.propose([history("a", [5, 1, 2], 0)])
+        drafts.propose([shadowed("b", [5])])
+        assert compared(drafts, ("a", [5, 1, 2, 3]), ("b", [5])) == [Verdict("a", 3, 3)]
+
+
+def test_they_are_what_the_draft_model_would_have_proposed(tiny, greedy):
+    prompt = [1, 2, 3]
+    with replica(tiny) as (_, peer), verifier(peer) as drafts:
+        drafts.propose([shadowed("a", prompt, 4)])
+        made = [*prompt, *greedy(prompt, 4)]
+        assert compared(drafts, ("a", made)) == [Verdict("a", 4, 4)]
+        assert drafts.propose([history("a", made)]).drafts == [greedy(made, 4)]
+
+
+def test_a_row_that_wants_drafts_to_verify_leaves_no_room_for_them():
+    with scripted(good) as (seen, peer), verifier(peer) as drafts:
+        assert drafts.propose([history("a", [5], 2), shadowed("b", [7])]).drafts == [[1, 2], []]
+        assert [(row.session, row.depth) for row in seen[0].rows] == [("a", 2)]
+        assert drafts.compared([("b", np.array([7, 1, 2, 3], np.int32))]) == []
+
+
+def test_a_session_that_is_far_behind_is_only_brought_up_to_date():
+    with scripted(good) as (seen, peer), verifier(peer) as drafts:
+        drafts.propose([shadowed("a", [0] * (SHORT + 1))])
+        drafts.propose([shadowed("a", [0] * (SHORT + 2))])
+        assert compared(drafts, ("a", [0] * (SHORT + 2) + [SHORT + 2, SHORT + 3, 1])) == [Verdict("a", 3, 2)]
+        assert [row.depth for ask in seen for row in ask.rows] == [0, 3]
+
+
+@pytest.mark.parametrize("drafts", [(1, 5000, 2), (1, 2, 3, 4)], ids=["foreign", "more"])
+def test_those_that_cannot_be_used_are_garbage(drafts):
+    with scripted(lambda ask: [frame(echo(ask, drafts=(drafts,)))]) as (_, peer), verifier(peer) as remote:
+        remote.propose([shadowed("a", [5])])
+        assert compared(remote, ("a", [5, *drafts]), within=0.3) == []
+        assert remote.stats().garbage == 1
+
+
+def test_a_replica_that_never_sends_them_is_left_alone():
+    with scripted(lambda ask: []) as (_, peer), verifier(peer, deadline=0.01) as drafts:
+        until = time.monotonic() + 10
+        while not drafts.stats().changes and time.monotonic() < until:
+            drafts.propose([shadowed("a", [5])])
+            time.sleep(0.05)
+        assert drafts.stats().changes == {"breaker:late": 1}
+
+
+def test_those_of_a_session_that_ended_are_forgotten():
+    with scripted(good) as (_, peer), verifier(peer) as drafts:
+        drafts.propose([shadowed("a", [5])])
+        time.sleep(0.1)
+        assert drafts.compared([("b", np.array([1], np.int32))]) == []
+        drafts.close(["a"])
+        assert compared(drafts, ("a", [5, 1, 2, 3]), within=0.1) == []

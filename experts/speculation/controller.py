@@ -38,7 +38,7 @@ SETTLE = SETTLED - 1
 """Plain steps after which the next is one whose time can be relied on."""
 AFTERMATH = 0.4
 """What those cost beyond their usual time, in plain steps."""
-LIKE, CREDIT = 2.0, -6.0
+LIKE, CREDIT = 2.0, -5.0
 """How many times as many rows, or as few, are another load, and the debt up to which that, or a clear sign that
 speculation pays, is reason enough to try it."""
 LEFT = 64
@@ -84,7 +84,7 @@ class _Batch:
 
     def outlook(self, ratio: float, *, late: bool) -> Outlook:
         """What plain decoding expects. Drafts that were ``late`` are taken to come at once, as they may again."""
-        return Outlook(ratio, best_depths(self.gains, self.tariff.prompt(wait=not late)).ratio)
+        return Outlook(ratio, best_depths(self.gains, self.tariff.timely(wait=not late)).ratio)
 
     def cost(self, depths: Ints) -> float:
         """Their time beyond a plain step's, in plain steps, before anything is accepted."""
@@ -170,6 +170,7 @@ class AdaptiveDepth:
         gains = np.where(tried, depths, _accepted(batch.gains, depths))
         verify = batch.verify(depths)
         rest, notice = self._leisure(batch, mode, reason)
+        aimed = _aimed(mode, reason) and not any(notice or ())
         choice = Choice(
             tuple(depths.tolist()),
             tuple(gains.tolist()),
@@ -179,7 +180,7 @@ class AdaptiveDepth:
             reason=reason,
             rest=rest,
             notice=notice,
-            shadows=self._watch.shadows(batch.slots, batch.room, self._step) if _aimed(mode, reason) else (),
+            shadows=self._watch.assign(batch.slots, batch.room, self._step) if aimed else (),
         )
         self._asked = _Asked(depths, batch.tariff.plain, verify, mode)
         if mode == "speculate" and depths.any() and not tried.any() and not self._stance.doubt:
@@ -347,7 +348,7 @@ class AdaptiveDepth:
             free=ceiling(rows, batch.tariff, free=True),
             slow=slow,
             trying=trying,
-            hopeful=likely or not outlook,
+            hopeful=self._watch.hopeful,
             affordable=lent or self._purse.saved >= self._price,
             credit=credit,
         )

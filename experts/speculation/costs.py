@@ -182,7 +182,7 @@ class Tariff:
         """A step without drafts."""
         return float(self.verify[0] + self.wait[0])
 
-    def prompt(self, *, wait: bool) -> "Tariff":
+    def timely(self, *, wait: bool) -> "Tariff":
         """The same if all drafts came, after the usual wait or at once."""
         waits = self.wait if wait else np.full_like(self.wait, self.wait[0])
         return Tariff(self.verify, waits, np.ones_like(self.supply))

@@ -1,7 +1,8 @@
 """What a draft replica's compute thread does next, one piece of work at a time.
 
 Verdicts are taken in as they come. Then whoever waits is answered; when nobody waits, new histories are read, a piece
-at a time; and then the time until the verifiers' next verdicts is used to draft ahead for them.
+at a time; then the time until the verifiers' next verdicts is used to draft ahead for them; and what is left, for
+shadow drafts.
 """
 
 import time
@@ -76,6 +77,7 @@ class Desk:
         self._heard: deque[tuple[bytes, DraftAsk, float]] = deque()
         self._waiting: dict[int, _Order] = {}
         self._ahead: dict[int, _Order] = {}
+        self._shadows: dict[int, _Order] = {}
         self._idle = False
 
     def step(self) -> None:
@@ -83,7 +85,7 @@ class Desk:
         self._listen(None if self._idle else 0.0)
         while self._heard:
             self._take(*self._heard.popleft())
-        self._idle = not (self._answer() or self._read() or self._lead() or self._drafter.deepen())
+        self._idle = not (self._answer() or self._read() or self._lead() or self._shadow() or self._drafter.deepen())
 
     def _listen(self, timeout: float | None) -> None:
         """A message counts as come when it is heard, which is between two passes at the latest."""
@@ -96,7 +98,10 @@ class Desk:
         pending = self._drafter.take(ask, at)
         if pending.lost and not ask.waits:
             self._line.send(peer, DraftLead(ask.epoch, ask.step, self._drafter.life, (), pending.lost))
-        if _wants(ask):
+        if ask.shadow:
+            self._ahead.pop(ask.epoch, None)
+            self._shadows[ask.epoch] = _Order(peer, pending, pending.due)
+        elif _wants(ask):
             self._replace(ask.epoch, at)
             if ask.waits:
                 self._waiting[ask.epoch] = _Order(peer, pending, pending.due)
@@ -107,6 +112,7 @@ class Desk:
     def _replace(self, epoch: int, now: float) -> None:
         self.shares.asked(epoch)
         self._ahead.pop(epoch, None)
+        self._shadows.pop(epoch, None)
         if old := self._waiting.pop(epoch, None):
             self.shares.expired(epoch, now - old.pending.at)
 
@@ -165,6 +171,20 @@ class Desk:
         self._charge(orders, [rows.get(order.epoch, 0) for order in orders], took)
         drafted = sum(len(branch.drafts) for lead in leads for row in lead.rows for branch in row.branches)
         self.served = replace(self.served, leads=self.served.leads + len(leads), drafted=self.served.drafted + drafted)
+        return True
+
+    def _shadow(self) -> bool:
+        """Make one verifier's shadow drafts, if it still wants them."""
+        now = self._line.clock()
+        self._shadows = {epoch: order for epoch, order in self._shadows.items() if order.due > now}
+        turns = self.shares.turns(self._shadows)
+        if not turns:
+            return False
+        order = self._shadows.pop(turns[0])
+        (tell,) = self._drafter.answer([order.pending], now)
+        took = self._line.clock() - now
+        self._line.send(order.peer, msgspec.structs.replace(tell, compute=took))
+        self.shares.used(order.epoch, took)
         return True
 
     def _cut(self, served: set[int], due: float) -> bool:

@@ -175,7 +175,7 @@ class Drafter:
     def _tell(self, pending: Pending, wanted: dict[Session, int]) -> DraftTell:
         drafts: dict[Session, Drafts] = {}
         for row, session in self._live(pending):
-            if row.lacks and session in wanted:
+            if row.lacks and session in wanted and session.final == row.start + len(row.tokens):
                 drafts[session] = tuple(session.drafts[: row.depth])
                 session.flight = len(drafts[session])
         found = tuple(drafts.get(s, ())[: row.depth] if s and row.lacks else () for row, s in pending.rows())

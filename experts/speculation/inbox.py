@@ -126,8 +126,8 @@ class Inbox:
         return message
 
     def _compare(self, replica: Replica, question: Question, tell: DraftTell) -> None:
-        """Shadow drafts have come. It shows, too, that the replica is well."""
-        replica.answered(time.monotonic())
+        """Shadow drafts have come."""
+        replica.question = None
         for row, found in zip(question.ask.rows, tell.drafts, strict=True):
             if found and self._placement.kept_by(row.session) is replica:
                 self.shadows.offer(row.session, row.start + len(row.tokens), found)

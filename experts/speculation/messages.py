@@ -48,7 +48,8 @@ class DraftAsk(msgspec.Struct, frozen=True, tag=True):
     ``budget`` is within how many seconds the tell for rows that lack drafts is to be there, though the verifier may
     wait longer: 0 for no wait (no tell is sent, a lead serves it later), None for as long as it takes. ``horizon`` is
     when, in seconds, it expects its next verdict, so the time in which a lead is useful; 0 asks for none. An ask in
-    which nothing lacks, or which is not waited for, is not answered by a tell.
+    which nothing lacks, or which is not waited for, is not answered by a tell. ``shadow``: nobody waits, but a tell is
+    wanted within the budget for comparison, if there is nothing better to do.
     """
 
     epoch: int
@@ -57,11 +58,12 @@ class DraftAsk(msgspec.Struct, frozen=True, tag=True):
     closed: tuple[str, ...] = ()
     budget: float | None = None
     horizon: float = 0.0
+    shadow: bool = False
 
     @property
     def waits(self) -> bool:
-        """Whether a tell is expected."""
-        return self.budget != 0 and any(row.lacks for row in self.rows)
+        """Whether a tell is waited for."""
+        return self.budget != 0 and not self.shadow and any(row.lacks for row in self.rows)
 
 
 class DraftTell(msgspec.Struct, frozen=True, tag=True):

@@ -36,6 +36,10 @@ FOLLOW, STRETCH = 0.05, 4.0
 GRACE = 2.0
 """Waits last at most so many budgets: an answer that is overdue is probably about to come, and what was waited is lost
 either way."""
+LEISURE = 0.5
+"""Seconds in which shadow drafts are of use: by then decoding has looked again, or will soon."""
+FAR = 512
+"""Tokens that a replica may lack of a session's history and still be asked for shadow drafts; it is not worth more."""
 SPAN, SHORT = 4096, 64
 """Tokens of long histories sent in one step, and how many are not counted as long: sessions that move, or come back,
 take turns."""
@@ -152,7 +156,9 @@ class RemoteDrafts:
         self._rhythm.began(began, frozenset(row.session for row in rows))
         self._inbox.drain(began)
         self._judge(rows, began)
-        self._shadowing &= not any(row.depth for row in rows)
+        if self._shadowing and any(row.depth for row in rows):
+            self._shadowing = False
+            self._inbox.shadows.clear()
         drafts: list[list[int]] = [[] for _ in rows]
         batches = self._plan(rows, drafts, began, max(LAG - rest, 1))
         hits = sum(map(bool, drafts)) if self._ahead else 0
@@ -213,9 +219,9 @@ class RemoteDrafts:
         shadowing = not any(row.depth for row in rows)
         for place, row in enumerate(rows):
             behind = self._behind(row)
-            shadow = row.shadow if shadowing and behind <= SHORT else 0
+            shadow = row.shadow if shadowing and behind <= FAR else 0
             depth = row.depth or shadow
-            if not row.tokens.size or not (depth or ((row.notice or row.shadow) and behind >= lag)):
+            if not row.tokens.size or not (depth or (row.notice and behind >= lag)):
                 continue
             home = self._placement.home(row.session, now, asked)
             if home is None or not (row.depth or home.trust.closed):
@@ -262,13 +268,13 @@ class RemoteDrafts:
         waiting = {}
         for replica, batch in batches.items():
             if batch.shadow:
-                ask = DraftAsk(self._epoch, self._step, tuple(batch.rows))
+                ask = DraftAsk(self._epoch, self._step, tuple(batch.rows), budget=LEISURE, shadow=True)
             else:
                 limit = budget if batch.waits else 0.0
                 ask = DraftAsk(self._epoch, self._step, tuple(batch.rows), budget=limit, horizon=horizon)
             now = time.monotonic()
             question = Question(ask, tuple(batch.places), now, batch.shadow)
-            if not replica.ask(ask, now, answered=batch.waits or batch.shadow):
+            if not replica.ask(ask, now, answered=batch.waits):
                 self._stats.plain += len(batch.rows) * (not batch.shadow)
             elif batch.shadow:
                 replica.question, self._shadowing = question, True

@@ -15,8 +15,6 @@ from experts.speculation.depth import Verdict
 
 DEPTH = 4
 """Shadow drafts of one sequence: what is further away follows from these."""
-ROWS = 4
-"""Sequences that have some at a time. They take turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,10 @@ class Shadows:
                 del self._found[session]
                 verdicts.append(Verdict(session, len(drafts), right))
         return verdicts
+
+    def clear(self) -> None:
+        """Forget all: their sessions are not decoded plainly any more."""
+        self._found.clear()
 
     def drop(self, session: str) -> None:
         """Forget a session; unknown ones are ignored."""

@@ -13,17 +13,22 @@ LONGEST = 256
 AT_ONCE = 4
 """Requests tried in one step."""
 
+SHADOWED = 4
+"""Requests that have shadow drafts at a time."""
+
 Slots = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 
 
 class Trials:
-    """Which requests are being tried, by slot: steps ``left``, the step from which a try is ``due``, the next pause."""
+    """Which requests are being tried, by slot: steps ``left``, the step from which a try is ``due``, the next pause;
+    and when each was last given shadow drafts."""
 
     def __init__(self, slots: int) -> None:
         self._left = np.zeros(slots, np.int64)
         self._due = np.zeros(slots, np.int64)
         self._pause = np.full(slots, PAUSE, np.int64)
+        self._shadowed = np.full(slots, -1, np.int64)
         self._idle = True
 
     def running(self, slots: Slots) -> Mask:
@@ -51,9 +56,11 @@ class Trials:
         return tried
 
     def shadow(self, slots: Slots, wanted: Mask, step: int) -> Mask:
-        """Which of the ``wanted`` [rows] have shadow drafts in their place."""
-        shadowed = self.next(slots, wanted)
-        self._due[slots[shadowed]] = step + PAUSE
+        """Which of the ``wanted`` [rows] have shadow drafts in their place: those whose last are longest ago."""
+        places = np.flatnonzero(wanted)
+        shadowed = np.zeros(len(slots), np.bool_)
+        shadowed[places[np.argsort(self._shadowed[slots[places]], kind="stable")][:SHADOWED]] = True
+        self._shadowed[slots[shadowed]] = step
         return shadowed
 
     def learn(self, slots: Slots, right: Mask) -> None:
@@ -65,4 +72,4 @@ class Trials:
 
     def forget(self, slots: Slots) -> None:
         """These belong to nobody now; whoever gets one is due."""
-        self._left[slots], self._due[slots], self._pause[slots] = 0, 0, PAUSE
+        self._left[slots], self._due[slots], self._pause[slots], self._shadowed[slots] = 0, 0, PAUSE, -1

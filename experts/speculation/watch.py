@@ -1,12 +1,12 @@
 """What plain decoding sees of speculation through shadow drafts: whether it would pay now, and when to look again."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from experts.speculation import shadow
-from experts.speculation.stance import CLEAR, LEAST
+from experts.speculation.stance import CLEAR, GAIN, LEAST
 from experts.speculation.trials import Slots, Trials
 
 FRESH = 96
@@ -21,16 +21,19 @@ and looking costs time that plain decoding does not have to spare."""
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """What plain decoding expects of speculation: its speed against plain, estimated, and the same if all drafts came
-    when they are asked for (``prompt``); whether it is ``rising``, so that a closer look pays."""
+    when they are asked for (``timely``); whether it is ``rising``, so that a closer look pays."""
 
     ratio: float
-    prompt: float
+    timely: float
     rising: bool = False
 
     def followed(self, newest: "Outlook") -> "Outlook":
         """The mean of before and now: a few lucky drafts are no reason to begin."""
-        rising = newest.prompt > max(RISING * self.prompt, LEAST)
-        return Outlook((self.ratio + newest.ratio) / 2, (self.prompt + newest.prompt) / 2, rising)
+        rising = newest.timely > max(RISING * self.timely, LEAST)
+        return Outlook((self.ratio + newest.ratio) / 2, (self.timely + newest.timely) / 2, rising)
+
+
+NEUTRAL = Outlook(1.0, 1.0)
 
 
 class Watch:
@@ -41,22 +44,31 @@ class Watch:
         self.outlook: Outlook | None = None
         self._trials, self._wanted = trials, wanted
         self._compared: int | None = None
+        self._news = False
 
     def compared(self, step: int) -> None:
         """Shadow drafts were."""
-        self._compared = step
+        self._compared, self._news = step, True
 
     def look(self, newest: Outlook, step: int) -> None:
         """What there is to be seen now."""
+        news, self._news = self._news, False
         if self._compared is None or step - self._compared >= FRESH:
             self.outlook = None
-        else:
-            self.outlook = self.outlook.followed(newest) if self.outlook else newest
+        elif news:
+            self.outlook = (self.outlook or NEUTRAL).followed(newest)
+        elif self.outlook:
+            self.outlook = replace(self.outlook, rising=False)
+
+    @property
+    def hopeful(self) -> bool:
+        """Whether a probe may succeed, as far as is known."""
+        return self.outlook is None or self.outlook.timely > GAIN
 
     @property
     def likely(self) -> bool:
         """Whether speculation is known to pay clearly, if only drafts come."""
-        return self.outlook is not None and self.outlook.prompt > CLEAR
+        return self.outlook is not None and self.outlook.timely > CLEAR
 
     @property
     def rest(self) -> int:
@@ -65,8 +77,9 @@ class Watch:
             return REST
         return shadow.DEPTH + 1 if self.outlook.rising else LONG_REST
 
-    def shadows(self, slots: Slots, room: NDArray[np.intp], step: int) -> tuple[int, ...]:
-        """Shadow drafts for each of the rows, which have ``room`` [rows] for drafts; empty: none are wanted."""
+    def assign(self, slots: Slots, room: NDArray[np.intp], step: int) -> tuple[int, ...]:
+        """Give shadow drafts to a few of the rows, which have ``room`` [rows] for drafts: how many to each; empty: none
+        are wanted."""
         if not self._wanted:
             return ()
         chosen = self._trials.shadow(slots, room > 0, step)

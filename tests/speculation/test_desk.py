@@ -3,6 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 
 from experts.speculation.desk import MARGIN, Desk, Line
@@ -200,3 +201,41 @@ def test_the_time_ahead_is_divided_evenly_between_a_large_and_a_small_verifier(m
     assert len(leads) == 40
     assert 16 <= leads.count(1) <= 24
     assert jain([share.compute for share in desk.shares.all()]) > 0.95
+
+
+def test_shadow_drafts_come_after_everything_else_and_are_made_in_idle_time(rig, desk, greedy):
+    shadow = msgspec.structs.replace(ask(("s", 0, prompt(CHUNK + 9), 3), budget=5.0), shadow=True)
+    rig.inbox.append((b"s", shadow))
+    rig.inbox.append((b"w", ask(("a", 0, (1, 2), 3), epoch=2, horizon=1.0)))
+    kinds = []
+    for _ in range(8):
+        desk.step()
+        kinds = [(peer, type(message)) for peer, message in rig.sent]
+    assert kinds == [(b"w", DraftTell), (b"w", DraftLead), (b"s", DraftTell)]
+    assert rig.sent[-1][1].drafts == (tuple(greedy(prompt(CHUNK + 9), 3)),)
+    assert desk.served.waiting == 0
+    assert {share.epoch: (share.asks, share.answered) for share in desk.shares.all()} == {1: (0, 0), 2: (1, 1)}
+
+
+def test_shadow_drafts_are_not_made_for_a_history_that_has_moved_on_nor_too_late(rig, desk):
+    shadow = msgspec.structs.replace(ask(("s", 0, (1, 2), 3), budget=5.0), shadow=True)
+    rig.inbox.append((b"s", shadow))
+    rig.inbox.append((b"s", ask(("s", 2, (3,), 0), step=2, budget=0.0)))
+    for _ in range(3):
+        desk.step()
+    assert [tell.drafts for _, tell in rig.told(DraftTell)] == [((),)]
+    rig.inbox.append((b"s", msgspec.structs.replace(shadow, step=3, rows=(DraftRow("s", 3, (4,), 3),))))
+    rig.pace = 10.0
+    for _ in range(3):
+        desk.step()
+    assert len(rig.told(DraftTell)) == 1
+
+
+def test_shadow_drafts_do_not_cut_a_lead_short(rig, desk):
+    rig.inbox.append((b"v", ask(("a", 0, (1, 2), 3), horizon=1.0)))
+    desk.step()
+    shadow = msgspec.structs.replace(ask(("s", 0, (1, 2), 3), epoch=2, budget=5.0), shadow=True)
+    rig.later.append((rig.looks + 2, (b"s", shadow)))
+    desk.step()
+    ((_, lead),) = rig.told(DraftLead)
+    assert {len(branch.drafts) for branch in lead.rows[0].branches} == {3}

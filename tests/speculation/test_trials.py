@@ -1,6 +1,6 @@
 import numpy as np
 
-from experts.speculation.trials import AT_ONCE, HOLD, LONGEST, PAUSE, Trials
+from experts.speculation.trials import AT_ONCE, HOLD, LONGEST, PAUSE, SHADOWED, Trials
 
 SLOTS = np.arange(10)
 ALL = np.ones(10, np.bool_)
@@ -20,10 +20,11 @@ def test_shadow_drafts_take_turns_and_are_no_tries():
     trials, shadowed = Trials(10), np.zeros(10, np.bool_)
     for step in range(3):
         chosen = trials.shadow(SLOTS, ALL, step)
-        assert chosen.sum() == AT_ONCE
+        assert chosen.sum() == SHADOWED
         shadowed |= chosen
     assert shadowed.all()
     assert not trials.running(SLOTS).any()
+    assert trials.begin(SLOTS, ALL, 3, due=True).tolist() == Trials(10).begin(SLOTS, ALL, 3, due=True).tolist()
 
 
 def test_only_those_that_are_wanted_are_tried():

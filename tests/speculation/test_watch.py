@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from experts.speculation import shadow
-from experts.speculation.trials import AT_ONCE, Trials
+from experts.speculation.trials import SHADOWED, Trials
 from experts.speculation.watch import FRESH, LONG_REST, REST, Outlook, Watch
 
 
 def test_a_few_lucky_drafts_move_the_outlook_by_half_and_ask_for_a_closer_look():
     outlook = Outlook(0.8, 0.9).followed(Outlook(1.4, 1.5))
-    assert (outlook.ratio, outlook.prompt) == pytest.approx((1.1, 1.2))
+    assert (outlook.ratio, outlook.timely) == pytest.approx((1.1, 1.2))
     assert outlook.rising
     assert not outlook.followed(Outlook(1.1, 1.25)).rising
     assert not Outlook(0.5, 0.5).followed(Outlook(0.8, 0.8)).rising
@@ -22,16 +22,24 @@ def test_what_shadow_drafts_showed_is_known_for_a_while():
     assert (watch.outlook, watch.likely, watch.rest) == (None, False, REST)
     watch.compared(10)
     watch.look(Outlook(2.0, 2.0), 10)
-    assert (watch.outlook, watch.likely, watch.rest) == (Outlook(2.0, 2.0), True, LONG_REST)
-    watch.look(Outlook(2.0, 3.0), 10 + FRESH - 1)
-    assert watch.rest == shadow.DEPTH + 1
+    assert (watch.outlook, watch.likely, watch.rest) == (Outlook(1.5, 1.5, rising=True), True, shadow.DEPTH + 1)
+    watch.look(Outlook(2.0, 2.0), 10 + FRESH - 1)
+    assert (watch.outlook, watch.rest) == (Outlook(1.5, 1.5), LONG_REST)
     watch.look(Outlook(2.0, 2.0), 10 + FRESH)
-    assert (watch.outlook, watch.likely) == (None, False)
+    assert (watch.outlook, watch.likely, watch.hopeful) == (None, False, True)
+
+
+def test_there_is_hope_where_timely_drafts_would_pay_and_a_clear_sign_is_more():
+    for timely, hopeful, likely in ((1.0, False, False), (1.2, True, False), (1.6, True, True)):
+        watch = Watch(Trials(4), wanted=True)
+        watch.compared(1)
+        watch.look(Outlook(0.5, timely), 1)
+        assert (watch.hopeful, watch.likely) == (hopeful, likely)
 
 
 def test_a_few_rows_have_shadow_drafts_as_far_as_there_is_room():
     room = np.array([0, 1, 9, 9, 9, 9])
     watch = Watch(Trials(6), wanted=True)
-    assert watch.shadows(np.arange(6), room, 1) == (0, 1, 4, 4, 4, 0)
-    assert sum(map(bool, watch.shadows(np.arange(6), room, 2))) == AT_ONCE
-    assert Watch(Trials(6), wanted=False).shadows(np.arange(6), room, 1) == ()
+    assert watch.assign(np.arange(6), room, 1) == (0, 1, 4, 4, 4, 0)
+    assert sum(map(bool, watch.assign(np.arange(6), room, 2))) == SHADOWED
+    assert Watch(Trials(6), wanted=False).assign(np.arange(6), room, 1) == ()

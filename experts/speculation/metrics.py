@@ -127,7 +127,7 @@ class SpeculationMetrics:
         """Steady: the draft pool's max_sessions is too small, or its replicas keep restarting."""
         self.compared = Counter(
             "switchyard_pool_shadow_drafts_compared_total",
-            "Requests, each time that drafts nobody verified were held against what plain decoding made",
+            "Requests, each time that unverified drafts were held against what plain decoding made",
             ["pool"],
             registry=registry,
         )

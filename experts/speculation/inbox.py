@@ -119,7 +119,7 @@ class Inbox:
         elif question is not None and message.step == question.ask.step:
             if not question.fits(message, self._vocabulary):
                 raise ProtocolError("an answer to another question")
-            if question.shadow:
+            if question.ask.shadow:
                 self._compare(replica, question, message)
             elif message.step < self.step:
                 self._overtaken(replica, question, message)

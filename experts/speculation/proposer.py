@@ -273,7 +273,7 @@ class RemoteDrafts:
                 limit = budget if batch.waits else 0.0
                 ask = DraftAsk(self._epoch, self._step, tuple(batch.rows), budget=limit, horizon=horizon)
             now = time.monotonic()
-            question = Question(ask, tuple(batch.places), now, batch.shadow)
+            question = Question(ask, tuple(batch.places), now)
             if not replica.ask(ask, now, answered=batch.waits):
                 self._stats.plain += len(batch.rows) * (not batch.shadow)
             elif batch.shadow:

@@ -76,12 +76,11 @@ class AnswerTime:
 @dataclass(frozen=True, slots=True)
 class Question:
     """An ask that a tell is due for: ``places`` are the indices of its rows among those of the step, ``at`` is when it
-    was sent. ``shadow``: nobody waits for the tell, its drafts are only to be compared."""
+    was sent."""
 
     ask: DraftAsk
     places: tuple[int, ...]
     at: float
-    shadow: bool = False
 
     def fits(self, tell: DraftTell, vocabulary: int) -> bool:
         """Whether the tell answers exactly this."""

@@ -40,10 +40,7 @@ class Trials:
 
     def next(self, slots: Slots, wanted: Mask) -> Mask:
         """Which of the ``wanted`` [rows] would be tried."""
-        places = np.flatnonzero(wanted)
-        tried = np.zeros(len(slots), np.bool_)
-        tried[places[np.argsort(self._due[slots[places]], kind="stable")][:AT_ONCE]] = True
-        return tried
+        return _first(wanted, self._due[slots], AT_ONCE)
 
     def begin(self, slots: Slots, wanted: Mask, step: int, *, due: bool) -> Mask:
         """Try a few of the ``wanted`` [rows], those first whose turn is overdue; with ``due`` only these."""
@@ -57,9 +54,7 @@ class Trials:
 
     def shadow(self, slots: Slots, wanted: Mask, step: int) -> Mask:
         """Which of the ``wanted`` [rows] have shadow drafts in their place: those whose last are longest ago."""
-        places = np.flatnonzero(wanted)
-        shadowed = np.zeros(len(slots), np.bool_)
-        shadowed[places[np.argsort(self._shadowed[slots[places]], kind="stable")][:SHADOWED]] = True
+        shadowed = _first(wanted, self._shadowed[slots], SHADOWED)
         self._shadowed[slots[shadowed]] = step
         return shadowed
 
@@ -73,3 +68,11 @@ class Trials:
     def forget(self, slots: Slots) -> None:
         """These belong to nobody now; whoever gets one is due."""
         self._left[slots], self._due[slots], self._pause[slots], self._shadowed[slots] = 0, 0, PAUSE, -1
+
+
+def _first(wanted: Mask, since: NDArray[np.int64], most: int) -> Mask:
+    """Of the ``wanted`` [rows] so many at most, those with the least ``since`` [rows]."""
+    places = np.flatnonzero(wanted)
+    chosen = np.zeros(len(wanted), np.bool_)
+    chosen[places[np.argsort(since[places], kind="stable")][:most]] = True
+    return chosen

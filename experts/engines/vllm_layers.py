@@ -98,6 +98,7 @@ class SpeculatingRunner:
 
     def _opened(self, session: str) -> None:
         """A request is about to be prefilled."""
+        self.steps.opened(self._row(self.input_batch.req_id_to_index[session]))
 
     def _closed(self, sessions: Sequence[str]) -> None:
         """These requests have ended or lost their place."""

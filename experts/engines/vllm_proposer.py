@@ -93,6 +93,7 @@ class Proposer:
 
     def announce(self, row: Row) -> None:
         """A request is about to be prefilled."""
+        self.steps.opened(row)
         if row.max_tokens > 1 and self.steps.allows(row):
             try:
                 self._drafts.announce(row.session, row.tokens)

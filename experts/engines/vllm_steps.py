@@ -108,6 +108,11 @@ class Steps:
         self._rest.begin(choice, frozenset(self._sessions))
         return choice
 
+    def opened(self, row: Row) -> None:
+        """A request is about to be prefilled."""
+        if self.allows(row):
+            self._rest.opened(row.domain)
+
     def rest(self, sessions: Iterable[str]) -> bool:
         """Whether the step that ended, with these requests, and the next are among those that there is nothing to say
         about. Called instead of ``begin``; if not, ``begin`` is due."""

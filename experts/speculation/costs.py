@@ -8,6 +8,7 @@ that was seen long ago is still known, one outlier moves little, and a lasting c
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TypeVar
 
 import numpy as np
@@ -139,6 +140,11 @@ class Surface:
         cell = self._cells.get(key)
         return None if cell is None or cell.seen < KNOWN else self._step - cell.last
 
+    def seen(self, key: tuple[int, int]) -> int:
+        """Measurements in this cell that count."""
+        cell = self._cells.get(key)
+        return cell.seen if cell else 0
+
     def _plausible(self, features: Sequence[float], value: float) -> float:
         """The first measurement of a shape, cut to twice what the plane says: it may be an outlier and counts alone."""
         plane = sum(map(float.__mul__, features, self.coefficients.tolist()))
@@ -201,13 +207,10 @@ class Costs:
         self._quoted: tuple[tuple[int, ...], Floats, Floats] | None = None
         self.steps = 0
 
-    def learn(self, timing: Timing, *, asked: int, deepest: int) -> bool:
-        """A measured step for which ``asked`` rows had wanted up to ``deepest`` drafts each; whether it makes sense."""
-        seconds = (timing.verify, timing.wait)
-        if not all(map(math.isfinite, seconds)) or not 0 < timing.verify < LONGEST or not 0 <= timing.wait < LONGEST:
-            return False
-        if not 0 < timing.rows <= timing.tokens < MANY or not 0 <= timing.context < MANY:
-            return False
+    def learn(self, timing: Timing, *, asked: int, deepest: int) -> None:
+        """A measured step for which ``asked`` rows had wanted up to ``deepest`` drafts each."""
+        if not sound(timing):
+            return
         rows, drafts = timing.rows, timing.tokens - timing.rows
         experts = self._experts.distinct(timing.tokens) if self._experts else 0.0
         features = (1.0, float(rows), float(drafts), experts, float(timing.context), float(drafts > 0))
@@ -218,7 +221,6 @@ class Costs:
             self._wait.learn((_bucket(asked), deepest), (1.0, float(deepest), float(asked)), timing.wait)
         else:
             self._calm.learn(timing.wait, self.steps)
-        return True
 
     def supply(self, wanted: Sequence[int], came: Sequence[int]) -> None:
         """Drafts ``wanted`` for each row in one step, and those that ``came``, in any order. A position nobody asked
@@ -251,10 +253,16 @@ class Costs:
         """Measured steps since so many rows were last run without drafts; None if they hardly ever were."""
         return self._verify.age((_bucket(rows), 0))
 
+    def seen(self, rows: int) -> int:
+        """How many measurements of so many rows without drafts there are."""
+        return self._verify.seen((_bucket(rows), 0))
+
     def _reached(self, depths: Sequence[int]) -> list[int]:
         """How many of these [rows] reach each position [depth]."""
-        reached: list[int] = (np.array(depths, np.intp)[:, None] > np.arange(self._depth)).sum(axis=0).tolist()
-        return reached
+        ends = [0] * (self._depth + 1)
+        for depth in depths:
+            ends[min(depth, self._depth)] += 1
+        return [len(depths) - ended for ended in accumulate(ends[:-1])]
 
     def _verified(self, rows: int, context: int) -> Floats:
         """Seconds by drafts verified, [rows * depth + 1]: never less for more."""
@@ -277,6 +285,14 @@ class Costs:
         base, level, row = self._wait.coefficients.tolist()
         wait: Floats = base + row * rows + level * np.arange(self._depth + 1, dtype=np.float64)
         return wait
+
+
+def sound(timing: Timing) -> bool:
+    """Whether it makes sense at all."""
+    seconds = (timing.verify, timing.wait)
+    if not all(map(math.isfinite, seconds)) or not 0 < timing.verify < LONGEST or not 0 <= timing.wait < LONGEST:
+        return False
+    return 0 < timing.rows <= timing.tokens < MANY and 0 <= timing.context < MANY
 
 
 def _bucket(number: int) -> int:

@@ -54,7 +54,8 @@ class Choice:
     seconds until the step's verdict. ``mode`` is what the step does ("plain", "speculate", "probe"), ``reason`` why the
     last change of mode was made. For ``rest`` steps after this one there is nothing to choose, unless others come: they
     are plain too, and only to be counted (see ``Depths.rest``). ``notice``: the rows without drafts that may have some
-    soon, so that drafters should know their tokens (None: all). ``shadows``: how many shadow drafts each row of a plain
+    soon, so that drafters should know their tokens (None: all). ``kinds``: a request of another kind ends the rest
+    when it comes (none: no request does). ``shadows``: how many shadow drafts each row of a plain
     step is to have, to be compared with what it makes (empty: none; see ``shadow.py``)."""
 
     depths: tuple[int, ...]
@@ -65,6 +66,7 @@ class Choice:
     reason: str
     rest: int = 0
     notice: tuple[bool, ...] | None = None
+    kinds: frozenset[str] = frozenset()
     shadows: tuple[int, ...] = ()
 
 

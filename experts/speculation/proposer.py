@@ -156,9 +156,7 @@ class RemoteDrafts:
         self._rhythm.began(began, frozenset(row.session for row in rows))
         self._inbox.drain(began)
         self._judge(rows, began)
-        if self._shadowing and any(row.depth for row in rows):
-            self._shadowing = False
-            self._inbox.shadows.clear()
+        self._shadowing = self._shadowing and not any(row.depth for row in rows)
         drafts: list[list[int]] = [[] for _ in rows]
         batches = self._plan(rows, drafts, began, max(LAG - rest, 1))
         hits = sum(map(bool, drafts)) if self._ahead else 0
@@ -175,11 +173,18 @@ class RemoteDrafts:
         return proposal
 
     def compared(self, rows: Iterable[tuple[str, NDArray[np.int32]]]) -> list[Verdict]:
-        """What would have become of the shadow drafts that have come, of sessions with these tokens [n]."""
+        """What would have become of the shadow drafts that have come, of sessions with these tokens [n]. A replica
+        whose drafts were useless can redeem itself with them."""
         if not self._shadowing:
             return []
-        self._inbox.drain(time.monotonic())
-        return self._inbox.shadows.compare(rows)
+        now = time.monotonic()
+        self._inbox.drain(now)
+        verdicts = self._inbox.shadows.compare(rows)
+        for verdict in verdicts:
+            home = self._placement.kept_by(verdict.session)
+            if verdict.accepted and home is not None:
+                home.settle(home.trust.judged(0.0, accepted=True, now=now))
+        return verdicts
 
     def announce(self, session: str, tokens: NDArray[np.int32]) -> None:
         """A prompt [n] that is about to be prefilled here: its replica may read it meanwhile."""
@@ -224,7 +229,7 @@ class RemoteDrafts:
             if not row.tokens.size or not (depth or (row.notice and behind >= lag)):
                 continue
             home = self._placement.home(row.session, now, asked)
-            if home is None or not (row.depth or home.trust.closed):
+            if home is None or not (row.depth or home.trust.closed or (shadow and home.trust.cause == "wrong")):
                 self._stats.plain += row.depth > 0
                 continue
             if row.depth:
@@ -266,6 +271,9 @@ class RemoteDrafts:
     def _send(self, batches: dict[Replica, _Batch], budget: float, horizon: float) -> dict[Replica, Question]:
         """Ask every replica about its sessions; the questions that are under way."""
         waiting = {}
+        if not self._shadowing and any(batch.shadow for batch in batches.values()):
+            self._inbox.shadows.clear()
+            self._shadowing = True
         for replica, batch in batches.items():
             if batch.shadow:
                 ask = DraftAsk(self._epoch, self._step, tuple(batch.rows), budget=LEISURE, shadow=True)
@@ -277,7 +285,7 @@ class RemoteDrafts:
             if not replica.ask(ask, now, answered=batch.waits):
                 self._stats.plain += len(batch.rows) * (not batch.shadow)
             elif batch.shadow:
-                replica.question, self._shadowing = question, True
+                replica.question = question
             elif batch.waits:
                 replica.question = waiting[replica] = question
         self._stats.asked += len(waiting)

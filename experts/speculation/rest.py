@@ -16,6 +16,7 @@ class Rest:
 
     def __init__(self) -> None:
         self._known: frozenset[str] = frozenset()
+        self._kinds: frozenset[str] = frozenset()
         self._left = self._passed = self._alone = 0
         self._nap = NAP
         self._drafting = False
@@ -23,8 +24,14 @@ class Rest:
     def begin(self, choice: Choice, sessions: frozenset[str]) -> None:
         """A choice for these requests was made."""
         self._known, self._left, self._passed = sessions, choice.rest, 0
+        self._kinds = choice.kinds
         self._nap = choice.rest if any(choice.shadows) else NAP
         self._drafting = any(choice.depths)
+
+    def opened(self, kind: str) -> None:
+        """Somebody has come: of a kind for which the rest was not meant, it is over."""
+        if self._kinds and kind not in self._kinds:
+            self._left = 0
 
     def ended(self) -> bool:
         """A step is over; whether it was a settled one."""

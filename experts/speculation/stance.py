@@ -15,8 +15,8 @@ its success. ``refresh``: one plain step, to know its time again."""
 
 GAIN, LEAST = 1.03, 1.01
 """How much faster than plain decoding speculation is estimated to be when it begins, and when it ends."""
-CLEAR = 1.2
-"""The same when it begins though there is no time to be lost on trying."""
+CLEAR, SURE = 1.2, 1.5
+"""The same when it begins though there is no time to be lost on trying, and though far too much has been."""
 DOUBT = 1.0
 """Expected loss, in plain steps, for which one request's drafts are given the benefit of the doubt; less for more."""
 PAUSE = 8
@@ -31,6 +31,8 @@ OUTLIER = 4.0
 """Plain steps' time that one step is believed to have taken at most."""
 NOISE = 6.0
 """How far luck may take the tally of one request, in plain steps, before it is believed."""
+NOTICE = 6
+"""Steps for which drafters may read what they have not been sent meanwhile, before a probe or a beginning."""
 DUTY = 0.015
 """Share of the time that may go into probes."""
 SAVED, OWED = 3.0, 8.0
@@ -41,8 +43,8 @@ SAVED, OWED = 3.0, 8.0
 class View:
     """What a decision is made of. ``ratio``: the best choice's speed against plain, estimated; ``free`` and ``right``:
     the same if drafts came at once and all were right, or only were right. ``slow``: the tally is below the floor.
-    ``trying``: a probe is under way and not yet lost; ``hopeful``: as far as is known, one may succeed; ``affordable``:
-    there is time for one, or (``credit``) for what is likely to succeed."""
+    ``trying``: a probe is under way and not yet lost; ``hopeful``: as far as is known, one may succeed; in ``wait``
+    steps there is time for one, and at once for what promises more than ``clear``."""
 
     step: int
     rows: int
@@ -52,13 +54,14 @@ class View:
     slow: bool = False
     trying: bool = False
     hopeful: bool = True
-    affordable: bool = False
-    credit: bool = False
+    wait: int = 0
+    clear: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class Stance:
-    """What is done, why, since which step, and the step before which no probe is made after a pause of ``pause``."""
+    """What is done, why, since which step, and the step before which no probe is made after a pause of ``pause``;
+    ``soon``: what is plain decoding's end, unless it looks different then. Drafters are to prepare for it."""
 
     mode: Mode = "plain"
     reason: Reason = "start"
@@ -66,6 +69,7 @@ class Stance:
     due: int = 0
     pause: int = PAUSE
     doubt: float = 0.0
+    soon: Mode = "plain"
 
     def next(self, view: View) -> "Stance":
         if self.mode == "speculate":
@@ -74,13 +78,20 @@ class Stance:
             if view.ratio > 1.0:
                 return replace(self, mode="speculate", since=view.step)
             return self if view.trying else self._rest(view, _blame(view))
-        if self._begins(view):
-            reason = "acceptance" if self.reason == "slow" else self.reason
-            return replace(self, mode="speculate", reason=reason, since=view.step)
+        return self._plain(view)
+
+    def _plain(self, view: View) -> "Stance":
         hopeful = (view.free > GAIN and view.hopeful) or view.step - self.since >= RARE
-        if view.step >= self.due and view.affordable and hopeful:
-            return replace(self, mode="probe", reason="probe", since=view.step)
-        return self
+        left = max(self.due - view.step, view.wait)
+        if self._begins(view):
+            if self.soon != "speculate" and self.reason != "start":
+                return replace(self, soon="speculate")
+            reason = "acceptance" if self.reason == "slow" else self.reason
+            return replace(self, mode="speculate", reason=reason, since=view.step, soon="plain")
+        if hopeful and left <= 0 and self.soon == "probe":
+            return replace(self, mode="probe", reason="probe", since=view.step, soon="plain")
+        soon: Mode = "probe" if hopeful and left <= NOTICE else "plain"
+        return self if soon == self.soon else replace(self, soon=soon)
 
     def _begins(self, view: View) -> bool:
         """Whether what is estimated is reason enough to speculate without a probe."""
@@ -88,9 +99,9 @@ class Stance:
             return view.ratio > GAIN
         if self.reason == "slow" and view.step < self.due:
             return False
-        if view.ratio > CLEAR and view.credit:
+        if view.ratio > view.clear:
             return True
-        return view.ratio > GAIN and view.affordable and self.reason != "slow"
+        return view.ratio > GAIN and view.wait <= 0 and self.reason != "slow"
 
     def _speculating(self, view: View) -> "Stance":
         if view.slow:

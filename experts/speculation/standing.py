@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from experts.speculation.depth import RowView
 
-STANDS = 4
+STANDS = 8
 """Steps for which a choice may stand."""
 CHURN = 4
 """The number of rows that may have drafts may change by one in so many; beyond that other prices hold."""

@@ -50,15 +50,21 @@ class Watch:
         """Shadow drafts were."""
         self._compared, self._news = step, True
 
-    def look(self, newest: Outlook, step: int) -> None:
-        """What there is to be seen now."""
+    def look(self, newest: Outlook, step: int, *, damped: bool = True) -> None:
+        """What there is to be seen now; not ``damped``, as it rests on more than a few shadow drafts."""
         news, self._news = self._news, False
         if self._compared is None or step - self._compared >= FRESH:
             self.outlook = None
+        elif not damped:
+            self.outlook = newest
         elif news:
             self.outlook = (self.outlook or NEUTRAL).followed(newest)
         elif self.outlook:
             self.outlook = replace(self.outlook, rising=False)
+
+    def forget(self) -> None:
+        """What was seen before is answered by now, as drafts have been verified."""
+        self.outlook, self._compared, self._news = None, None, False
 
     @property
     def hopeful(self) -> bool:

@@ -2,18 +2,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experts.speculation.stance import DUTY, LONGEST, PAUSE, RARE, SAVED, Purse, Stance, Tally, View
+from experts.speculation.stance import CLEAR, DUTY, LONGEST, NOTICE, PAUSE, RARE, SAVED, Purse, Stance, Tally, View
 
 GOOD = {"ratio": 1.5, "right": 1.5, "free": 1.5}
 BAD = {"ratio": 0.7, "right": 1.4, "free": 1.5}
+MEANS = {"wait": 0}
+CREDIT = {"clear": CLEAR}
 
 
 def view(step, rows=4, **other):
-    return View(step, rows, **{**GOOD, **other})
+    return View(step, rows, **{**GOOD, "wait": 999, **other})
 
 
 def speculating(since=0):
     return Stance("speculate", "start", since=since)
+
+
+def announced(stance, seen):
+    """What a stance becomes, and from what it is announced, if anything is."""
+    soon = stance.next(seen)
+    return soon.next(seen) if soon.soon != "plain" else soon
 
 
 def stopped(stance, step, **other):
@@ -58,54 +66,64 @@ def test_every_stop_has_its_reason(seen, reason):
 def test_after_a_measured_loss_estimates_alone_do_not_bring_it_back():
     stance = stopped(speculating(), 100, slow=True, **GOOD)
     for step in range(101, stance.due):
-        assert stance.next(view(step, affordable=True)) == stance
-    assert stance.next(view(stance.due, affordable=True)).mode == "probe"
+        stance = stance.next(view(step, **MEANS))
+        assert (stance.mode, stance.soon) == ("plain", "probe" if stance.due - step <= NOTICE else "plain")
+    assert stance.next(view(stance.due, **MEANS)).mode == "probe"
 
 
 @pytest.mark.parametrize(
     ("seen", "begins"),
     [
         ({"ratio": 1.1}, False),
-        ({"ratio": 1.1, "affordable": True}, True),
-        ({"ratio": 1.1, "credit": True}, False),
+        ({"ratio": 1.1, **MEANS}, True),
+        ({"ratio": 1.1, **CREDIT}, False),
         ({"ratio": 1.3}, False),
-        ({"ratio": 1.3, "credit": True}, True),
-        ({"ratio": 1.0, "affordable": True, "credit": True}, False),
+        ({"ratio": 1.3, **CREDIT}, True),
+        ({"ratio": 1.0, **MEANS, **CREDIT}, False),
     ],
 )
 def test_without_means_for_a_try_speculation_begins_again_only_where_it_clearly_pays(seen, begins):
     stance = stopped(speculating(), 0)
-    again = stance.next(view(stance.since + 1, **seen))
+    again = announced(stance, view(stance.since + 1, **seen))
     assert (again.mode == "speculate") == begins
+
+
+def test_drafters_have_notice_of_what_begins_and_it_does_not_if_things_look_different_then():
+    stance = stopped(speculating(), 0)
+    soon = stance.next(view(stance.since + 1, **CREDIT))
+    assert (soon.mode, soon.soon) == ("plain", "speculate")
+    assert soon.next(view(stance.since + NOTICE, **CREDIT)).mode == "speculate"
+    assert soon.next(view(stance.since + 1, **BAD)) == stance
+    assert Stance().next(view(1)).mode == "speculate", "nothing was kept from drafters at the start"
 
 
 def test_after_a_measured_loss_only_a_clear_sign_brings_it_back_and_not_at_once():
     stance = stopped(speculating(), 100, slow=True, **GOOD)
-    assert stance.next(view(stance.due - 1, affordable=True, credit=True)) == stance
-    assert stance.next(view(stance.due, ratio=1.1, affordable=True, credit=True)).mode == "probe"
-    again = stance.next(view(stance.due, credit=True))
+    assert announced(stance, view(stance.due - 1, **MEANS, **CREDIT)).mode == "plain"
+    assert announced(stance, view(stance.due, ratio=1.1, **MEANS, **CREDIT)).mode == "probe"
+    again = announced(stance, view(stance.due, **CREDIT))
     assert (again.mode, again.reason) == ("speculate", "acceptance")
 
 
 def test_where_shadow_drafts_see_no_hope_probes_are_rare():
     stance = stopped(speculating(), 0)
-    seen = BAD | {"hopeful": False, "affordable": True}
+    seen = BAD | {"hopeful": False, **MEANS}
     assert stance.next(view(stance.since + RARE - 1, **seen)) == stance
-    assert stance.next(view(stance.since + RARE, **seen)).mode == "probe"
+    assert announced(stance, view(stance.since + RARE, **seen)).mode == "probe"
 
 
 def test_a_probe_waits_for_its_time_and_for_the_means():
     stance = stopped(speculating(), 0)
-    assert stance.next(view(stance.due - 1, **BAD, affordable=True)).mode == "plain"
-    assert stance.next(view(stance.due, **BAD)).mode == "plain"
-    assert stance.next(view(stance.due, **BAD, affordable=True)).mode == "probe"
+    assert announced(stance, view(stance.due - 1, **BAD, **MEANS)).mode == "plain"
+    assert announced(stance, view(stance.due, **BAD, wait=1)).mode == "plain"
+    assert announced(stance, view(stance.due, **BAD, **MEANS)).mode == "probe"
 
 
 def test_where_even_perfect_drafts_would_not_pay_probes_are_rare():
     stance = stopped(speculating(), 0, free=0.9)
-    hopeless = {"ratio": 0.5, "free": 1.0, "affordable": True}
+    hopeless = {"ratio": 0.5, "free": 1.0, **MEANS}
     assert stance.next(view(stance.since + RARE - 1, **hopeless)) == stance
-    assert stance.next(view(stance.since + RARE, **hopeless)).mode == "probe"
+    assert announced(stance, view(stance.since + RARE, **hopeless)).mode == "probe"
 
 
 def test_a_probe_that_succeeds_becomes_speculation():
@@ -118,10 +136,10 @@ def test_pauses_double_while_probes_fail_and_are_short_again_after_proven_specul
     stance, pauses = stopped(speculating(since=0), 1), []
     for _ in range(5):
         pauses.append(stance.due - stance.since)
-        probe = stance.next(view(stance.due, **BAD, affordable=True))
+        probe = announced(stance, view(stance.due, **BAD, **MEANS))
         stance = probe.next(view(stance.due + 1, **BAD))
     assert pauses == [PAUSE, 2 * PAUSE, 4 * PAUSE, LONGEST, LONGEST]
-    again = stance.next(view(2000, credit=True))
+    again = announced(stance, view(2000, **CREDIT))
     stance = stopped(again, 2500)
     assert stance.due - stance.since == PAUSE
 

@@ -1,0 +1,60 @@
+"""What a choice was expected to take, what became of it, and the account of time won and lost by choices."""
+
+from dataclasses import dataclass, field
+
+from experts.speculation.stance import OUTLIER, Purse, Tally
+
+AFTERMATH = 0.4
+"""What the first plain steps after drafts cost beyond their usual time, in plain steps."""
+
+
+@dataclass(slots=True)
+class Asked:
+    """The last choice and what became of it. In seconds: ``plain``, which a step without drafts would have
+    taken, and what was ``spent`` (None: not measured), of which ``wait`` in waiting; how many drafts ``came`` for each
+    row, tokens ``accepted``."""
+
+    depths: tuple[int, ...]
+    plain: float
+    mode: str
+    came: tuple[int, ...] = ()
+    accepted: int = 0
+    spent: float | None = None
+    wait: float = 0.0
+    judged: bool = False
+
+
+@dataclass(slots=True)
+class Books:
+    """Time in plain steps: the ``tally`` of losses against ``floor``, the ``purse`` that pays for tries, and what
+    speculation has ``lost`` since it began."""
+
+    floor: float
+    tally: Tally = field(default_factory=Tally)
+    purse: Purse = field(default_factory=Purse)
+    lost: float = 0.0
+
+    def book(self, asked: Asked, seconds: float) -> float:
+        """A step that took so long; in plain steps."""
+        tokens = 1.0 + asked.accepted / len(asked.depths)
+        spent = seconds / asked.plain
+        self.earn(spent)
+        if asked.mode == "probe":
+            waited = asked.wait / asked.plain
+            self.pay(min(spent - waited, OUTLIER) + waited - tokens)
+        elif asked.mode == "speculate" and any(asked.depths):
+            self.tally = self.tally.add(spent, tokens, floor=self.floor)
+            self.lost += min(spent, OUTLIER) - tokens
+        return spent
+
+    def close(self, *, ended: bool) -> None:
+        """What is done changes; ``ended``: to plain decoding. Speculation that was begun in vain is paid for like a
+        probe, or luck would begin it again and again."""
+        self.pay(max(0.0, self.lost) + AFTERMATH * ended)
+        self.tally, self.lost = Tally(), 0.0
+
+    def earn(self, spent: float) -> None:
+        self.purse = self.purse.earn(spent)
+
+    def pay(self, cost: float) -> None:
+        self.purse = self.purse.pay(cost)

@@ -1,7 +1,7 @@
 """The rows of one choice, what they would cost and bring, and with whom speculation did not pay."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from experts.speculation.acceptance import Floats, Slots
 from experts.speculation.costs import Tariff
 from experts.speculation.depth import RowView
 from experts.speculation.goodput import best_depths
+from experts.speculation.stance import Stance
 from experts.speculation.watch import Outlook
 
 Ints = NDArray[np.intp]
@@ -68,13 +69,23 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """With so many ``rows`` of these ``kinds`` speculation was given up, or has not been begun."""
+    """With so many ``rows`` (0: not at present) speculation was given up, or not begun, and with these ``kinds`` of
+    traffic it may not be tried beyond what can be afforded."""
 
     rows: int = 0
     kinds: frozenset[str] = frozenset()
 
+    def next(self, batch: Batch, stance: Stance, *, changed: bool, debt: bool) -> "GivenUp":
+        """After a decision on these rows. While there is ``debt``, no kind is forgotten."""
+        if changed:
+            kinds = self.kinds if debt else frozenset()
+            return GivenUp(0, kinds) if stance.mode != "plain" else GivenUp(len(batch.room), kinds | batch.kinds)
+        if stance.mode != "plain" or stance.soon == "speculate":
+            return self
+        return replace(self, kinds=self.kinds | batch.kinds)
+
     def foreign(self, batch: Batch) -> bool:
-        """Whether there is traffic now of which other things are known."""
+        """Whether there is traffic now of which other things are known, or nothing."""
         return bool(self.rows) and not batch.kinds <= self.kinds
 
     def another_load(self, rows: int) -> bool:

@@ -6,6 +6,8 @@ from experts.speculation.stance import OUTLIER, Purse, Tally
 
 AFTERMATH = 0.4
 """What the first plain steps after drafts cost beyond their usual time, in plain steps."""
+FADING = 0.97
+"""What a loss still counts at the next step: who has speculated for long has not begun in vain."""
 
 
 @dataclass(slots=True)
@@ -27,7 +29,7 @@ class Asked:
 @dataclass(slots=True)
 class Books:
     """Time in plain steps: the ``tally`` of losses against ``floor``, the ``purse`` that pays for tries, and what
-    speculation has ``lost`` since it began."""
+    speculation has ``lost`` of late."""
 
     floor: float
     tally: Tally = field(default_factory=Tally)
@@ -44,7 +46,7 @@ class Books:
             self.pay(min(spent - waited, OUTLIER) + waited - tokens)
         elif asked.mode == "speculate" and any(asked.depths):
             self.tally = self.tally.add(spent, tokens, floor=self.floor)
-            self.lost += min(spent, OUTLIER) - tokens
+            self.lost = FADING * self.lost + min(spent, OUTLIER) - tokens
         return spent
 
     def close(self, *, ended: bool) -> None:

@@ -32,15 +32,17 @@ PATIENCE = 8
 STALE = 256
 """Speculating steps after which plain ones are made to know their time again, if speculation seems twice as fast: the
 less it seems to win, the sooner, down to a sixteenth, as then it matters more and costs less."""
-UNSEEN = 8
-"""The same at a batch size that was never run plainly, whose price is only a guess; each of the first measurements
-doubles it."""
+UNSEEN, PATIENT = 8, 5
+"""The same at a batch size that was hardly ever run plainly, whose price is only a guess; it doubles so many times, as
+with others coming and going nothing may come of it."""
 SETTLE = SETTLED - 1
 """Plain steps after which the next is one whose time can be relied on."""
 CREDIT = -5.0
 """The debt up to which another load, or a clear sign that speculation pays, is reason enough to try it."""
-LEFT = 64
-"""Requests that have ended and are still to be forgotten, at most; steps whose time is still to be learnt from."""
+AGAIN = 64
+"""Plain steps after which it is tried whatever the debt, if the sign is more than clear."""
+LEFT, UNTOLD = 64, 64
+"""Requests that have ended and are still to be forgotten, at most, and steps whose time is still to be learnt from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class AdaptiveDepth:
         self._wait = 0
         self._given_up = GivenUp()
         self._step = 0
-        self._checked = 0
+        self._checked, self._vain = 0, 2
 
     def choose(self, rows: Sequence[RowView], now: float) -> Choice:
         """A choice stands for a few steps if nothing is amiss. If no row has room the mode stays as it is: there was
@@ -157,7 +159,7 @@ class AdaptiveDepth:
         self._timings.append((timing, sum(map(bool, depths)), max(depths, default=0)))
         if self._asked:
             self._asked.spent, self._asked.wait = timing.verify + timing.wait, timing.wait
-        if len(self._timings) > LEFT:
+        if len(self._timings) > UNTOLD:
             self._learn()
 
     def close(self, session: str) -> None:
@@ -230,18 +232,19 @@ class AdaptiveDepth:
         slots = self._acceptance.slots(rows, self._step)
         gains = np.multiply.accumulate(self._acceptance.rates(slots), axis=1) * (self._levels < room[:, None])
         context = max(0, min(sum(row.context for row in rows), MANY))
-        kinds = frozenset([row.domain for row in rows])
+        kinds = frozenset([row.domain for row in rows if row.room > 0])
         return Batch(slots, room, gains, self._costs.tariff(len(rows), context), kinds)
 
     def _decide(self, batch: Batch, tried: Mask) -> tuple[Ints, Mask]:
         """Depths [rows], and which rows are only tried [rows]."""
         plan = best_depths(batch.gains, batch.tariff)
         stance = self._stance.next(self._view(batch, plan, trying=bool(tried.any()) and self._books.purse.saved >= 0.0))
-        if stance.mode != self._stance.mode:
+        if changed := stance.mode != self._stance.mode:
             self._books.close(ended=stance.mode == "plain")
             self._checked = self._step
-            self._given_up = GivenUp(len(batch.room), batch.kinds) if stance.mode == "plain" else GivenUp()
-            self._watch.forget()
+            if self._stance.mode == "speculate":
+                self._watch.forget()
+        self._given_up = self._given_up.next(batch, stance, changed=changed, debt=self._books.purse.saved < 0.0)
         began = stance.mode == "probe" != self._stance.mode
         self._stance = stance
         trial = np.minimum(batch.room, trials.DEPTH)
@@ -269,10 +272,7 @@ class AdaptiveDepth:
         if plan.ratio > GAIN and begun and not slow and self._stance.reason != "slow":
             return View(self._step, rows, plan.ratio, plan.ratio, plan.ratio, trying=trying)
         late, foreign = self._stance.reason == "late", self._given_up.foreign(batch)
-        newest = batch.outlook(plan.ratio, late=late)
-        self._watch.look(newest, self._step, damped=not foreign)
-        if foreign and newest.timely <= GAIN:
-            self._given_up = GivenUp(self._given_up.rows, self._given_up.kinds | batch.kinds)
+        self._watch.look(batch.outlook(plan.ratio, late=late), self._step, damped=not foreign)
         outlook, likely = self._watch.outlook, self._watch.likely
         credit = foreign or self._books.purse.saved > CREDIT
         lent = credit and ((likely and not late) or self._given_up.another_load(rows))
@@ -287,20 +287,21 @@ class AdaptiveDepth:
             trying=trying,
             hopeful=self._watch.hopeful,
             wait=self._wait,
-            clear=CLEAR if credit else SURE if outlook else math.inf,
+            clear=CLEAR if credit else SURE if outlook and self._step - self._stance.since >= AGAIN else math.inf,
         )
 
     def _stale(self, batch: Batch, depths: Ints) -> bool:
         """Whether to make a few plain steps, to know the time of one; they cost what drafts would have won."""
         age, ratio = self._costs.age(len(depths)), batch.ratio(depths)
         passed = self._step - self._checked if age is None else min(age, self._step - self._checked)
-        stale = UNSEEN << min(self._costs.seen(len(depths)), 2) if age is None else STALE
+        self._vain = min(self._vain, PATIENT) if age is None else 0
+        stale = UNSEEN << self._vain if age is None else STALE
         if passed < min(STALE * max(1 / 16, min(ratio - 1.0, 1.0)), stale):
             return False
         cost = (1.0 + SETTLE) * (1.0 - 1.0 / ratio)
         if afforded := self._books.purse.saved >= cost:
             self._books.pay(cost)
-            self._checked = self._step
+            self._checked, self._vain = self._step, self._vain + 1
         return afforded
 
 

@@ -140,11 +140,6 @@ class Surface:
         cell = self._cells.get(key)
         return None if cell is None or cell.seen < KNOWN else self._step - cell.last
 
-    def seen(self, key: tuple[int, int]) -> int:
-        """Measurements in this cell that count."""
-        cell = self._cells.get(key)
-        return cell.seen if cell else 0
-
     def _plausible(self, features: Sequence[float], value: float) -> float:
         """The first measurement of a shape, cut to twice what the plane says: it may be an outlier and counts alone."""
         plane = sum(map(float.__mul__, features, self.coefficients.tolist()))
@@ -252,10 +247,6 @@ class Costs:
     def age(self, rows: int) -> int | None:
         """Measured steps since so many rows were last run without drafts; None if they hardly ever were."""
         return self._verify.age((_bucket(rows), 0))
-
-    def seen(self, rows: int) -> int:
-        """How many measurements of so many rows without drafts there are."""
-        return self._verify.seen((_bucket(rows), 0))
 
     def _reached(self, depths: Sequence[int]) -> list[int]:
         """How many of these [rows] reach each position [depth]."""

@@ -180,10 +180,13 @@ class RemoteDrafts:
         now = time.monotonic()
         self._inbox.drain(now)
         verdicts = self._inbox.shadows.compare(rows)
+        found: dict[Replica, bool] = {}
         for verdict in verdicts:
-            home = self._placement.kept_by(verdict.session)
-            if verdict.accepted and home is not None:
-                home.settle(home.trust.judged(0.0, accepted=True, now=now))
+            if home := self._placement.kept_by(verdict.session):
+                found[home] = found.get(home, False) or verdict.accepted > 0
+        for replica, right in found.items():
+            if not replica.trust.closed:
+                replica.settle(replica.trust.judged(surprise([replica.right]), accepted=right, now=now))
         return verdicts
 
     def announce(self, session: str, tokens: NDArray[np.int32]) -> None:

@@ -61,7 +61,7 @@ class View:
 @dataclass(frozen=True, slots=True)
 class Stance:
     """What is done, why, since which step, and the step before which no probe is made after a pause of ``pause``;
-    ``soon``: what is plain decoding's end, unless it looks different then. Drafters are to prepare for it."""
+    ``soon``: what follows plain decoding at the next choice, if things look the same then; drafters prepare for it."""
 
     mode: Mode = "plain"
     reason: Reason = "start"

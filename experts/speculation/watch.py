@@ -51,12 +51,12 @@ class Watch:
         self._compared, self._news = step, True
 
     def look(self, newest: Outlook, step: int, *, damped: bool = True) -> None:
-        """What there is to be seen now; not ``damped``, as it rests on more than a few shadow drafts."""
+        """What there is to be seen now; not ``damped`` if it is others that are seen."""
         news, self._news = self._news, False
         if self._compared is None or step - self._compared >= FRESH:
             self.outlook = None
         elif not damped:
-            self.outlook = newest
+            self.outlook = replace(newest, rising=newest.timely > GAIN)
         elif news:
             self.outlook = (self.outlook or NEUTRAL).followed(newest)
         elif self.outlook:

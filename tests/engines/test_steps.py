@@ -20,10 +20,11 @@ class Recording(FixedDepth):
         self.depth = depth
         self.verdicts, self.timings, self.closed, self.views = [], [], [], []
         self.leisure = self.rested = 0
+        self.kinds = frozenset()
 
     def choose(self, rows, now):
         self.views = list(rows)
-        return replace(FixedDepth(self.depth).choose(rows, now), rest=self.leisure)
+        return replace(FixedDepth(self.depth).choose(rows, now), rest=self.leisure, kinds=self.kinds)
 
     def rest(self):
         self.rested += 1
@@ -132,6 +133,17 @@ def test_steps_that_there_is_nothing_to_say_about_are_passed_over_and_counted() 
     assert [bench.steps.rest(["a"]) for _ in range(4)] == [True, True, False, False]
     assert bench.depths.rested == 2
     assert bench.steps.state().steps == 3
+
+
+@pytest.mark.parametrize(("came", "goes_on"), [({}, False), ({"speculate": False}, True), ({"domain": "bad"}, True)])
+def test_who_comes_with_better_prospects_is_not_left_waiting_for_the_end_of_a_rest(
+    came: dict[str, object], goes_on: bool
+) -> None:
+    bench = Bench()
+    bench.depths.leisure, bench.depths.kinds = 9, frozenset({"bad"})
+    bench.step(row(domain="bad"))
+    bench.steps.opened(row("b", **{"domain": "good"} | came))
+    assert bench.steps.rest(["a", "b"]) == goes_on
 
 
 @pytest.mark.parametrize(("others", "timed"), [([], 1), (["b"], 0)])

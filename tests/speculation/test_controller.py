@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experts.speculation.controller import LEFT, AdaptiveDepth, Experts
+from experts.speculation.controller import LEFT, UNSEEN, AdaptiveDepth, Experts
 from experts.speculation.depth import FixedDepth, RowView, Timing, Verdict
+from experts.speculation.stance import OWED, Purse
 from experts.speculation.standing import STANDS
 from loadtests.drift import AHEAD, DEEPEST, SLOW, Engine, Pool, Run, Traffic, speed
 
@@ -197,6 +198,14 @@ def test_probing_in_vain_costs_less_than_two_in_a_hundred(batch):
     assert lost <= 0.025 * len(steps) * alone
 
 
+@pytest.mark.parametrize("batch", [1, 16])
+def test_the_plain_time_of_a_batch_that_was_never_run_plainly_is_measured_soon(batch):
+    driven = run()
+    driven.phase(traffic(0.9, 4), 300)
+    steps = driven.phase(traffic(0.9, batch), 300)
+    assert next(n for n, step in enumerate(steps) if step.choice.reason == "refresh") <= UNSEEN + STANDS
+
+
 def test_while_there_is_nothing_to_choose_it_need_not_be_asked():
     driven = run()
     driven.phase(traffic(0.9), 60)
@@ -230,6 +239,20 @@ def speculating(rows):
     depths = AdaptiveDepth(DEEPEST)
     assert {step(depths, rows).mode for _ in range(12)} == {"plain", "speculate"}
     return depths
+
+
+def test_traffic_of_which_better_things_are_known_has_drafts_at_once_though_all_time_for_trying_is_spent():
+    good, bad = ([RowView(f"{kind} {n}", DEEPEST, 50, kind) for n in range(4)] for kind in ("good", "bad"))
+    depths = speculating(good)
+    while (choice := step(depths, bad, right=0.0)).mode != "plain" or choice.reason == "refresh":
+        pass
+    depths._books.purse = Purse(-OWED)
+    assert not any(any(step(depths, bad, right=0.0).depths) for _ in range(20))
+    choice = step(depths, bad, right=0.0)
+    assert choice.kinds == {"bad"}
+    choices = [step(depths, [*bad[:3], good[0]], right=1.0) for _ in range(3)]
+    assert [any(each.depths) for each in choices] == [False, True, True]
+    assert choices[0].notice == (True,) * 4
 
 
 def test_newcomers_get_drafts_and_are_known_though_a_choice_stands():

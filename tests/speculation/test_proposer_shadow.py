@@ -65,6 +65,44 @@ def test_a_row_that_wants_drafts_to_verify_leaves_no_room_for_them():
         assert drafts.compared([("b", np.array([7, 1, 2, 3], np.int32))]) == []
 
 
+def test_those_that_come_when_drafts_are_verified_again_are_never_compared():
+    with scripted(lambda ask: [0.1, *good(ask)] if ask.shadow else good(ask)) as (_, peer), verifier(peer) as drafts:
+        drafts.propose([shadowed("a", [5])])
+        drafts.propose([history("a", [5, 1], 0)])
+        time.sleep(0.2)
+        assert drafts.propose([history("a", [5, 1])]).drafts == [[2, 3, 4, 5]]
+        drafts.propose([shadowed("b", [5])])
+        assert compared(drafts, ("a", [5, 1, 2, 3]), ("b", [5, 1, 2, 3])) == [Verdict("b", 3, 3)]
+
+
+def test_a_replica_whose_drafts_were_useless_redeems_itself_with_them():
+    with scripted(good) as (_, peer), verifier(peer, retry=0.08) as drafts:
+        for length in range(3, 6):
+            drafts.propose([history("a", [0] * length, 1, gain=0.9)])
+        drafts.propose([history("a", [0] * 6, 1, gain=0.9)])
+        assert drafts.stats().changes == {"breaker:wrong": 1}
+        time.sleep(0.02)
+        tokens = list(range(30))
+        for length in (6, 7, 8, 9, 10):
+            assert drafts.propose([shadowed("a", tokens[:length], 1)]).drafts == [[]]
+            assert compared(drafts, ("a", tokens)) == [Verdict("a", 1, 1)]
+        assert drafts.stats().changes == {"breaker:wrong": 1, "breaker:recovered": 1}
+
+
+@pytest.mark.parametrize("fault", ["late", "garbage"])
+def test_a_replica_that_does_not_answer_as_it_should_does_not(fault):
+    def script(ask):
+        return [] if fault == "late" else [b"?"] * (not ask.shadow)
+
+    with scripted(script) as (seen, peer), verifier(peer, deadline=0.02, retry=0.08) as drafts:
+        for _ in range(3):
+            drafts.propose([history("a", [5, 6])])
+        assert drafts.stats().changes == {f"breaker:{fault}": 1}
+        time.sleep(0.02)
+        drafts.propose([shadowed("a", [5, 6])])
+        assert not any(ask.shadow for ask in seen)
+
+
 def test_a_session_that_is_far_behind_has_none():
     with scripted(good) as (seen, peer), verifier(peer) as drafts:
         drafts.propose([shadowed("a", [0] * (FAR + 1))])

@@ -29,6 +29,27 @@ def test_what_shadow_drafts_showed_is_known_for_a_while():
     assert (watch.outlook, watch.likely, watch.hopeful) == (None, False, True)
 
 
+def test_what_rests_on_more_than_shadow_drafts_is_believed_at_once():
+    watch = Watch(Trials(4), wanted=True)
+    watch.look(Outlook(2.0, 2.0), 5, damped=False)
+    assert watch.outlook is None, "there is nothing that it would differ from"
+    watch.compared(10)
+    watch.look(Outlook(0.5, 0.5), 10)
+    watch.look(Outlook(2.0, 2.0), 11, damped=False)
+    assert watch.outlook == Outlook(2.0, 2.0, rising=True)
+
+
+def test_after_drafts_were_verified_what_was_seen_before_is_forgotten():
+    watch = Watch(Trials(4), wanted=True)
+    watch.compared(10)
+    watch.look(Outlook(2.0, 2.0), 10)
+    watch.forget()
+    assert (watch.outlook, watch.hopeful, watch.rest) == (None, True, REST)
+    watch.compared(12)
+    watch.look(Outlook(0.5, 0.5), 12)
+    assert watch.outlook == Outlook(0.75, 0.75)
+
+
 def test_there_is_hope_where_timely_drafts_would_pay_and_a_clear_sign_is_more():
     for timely, hopeful, likely in ((1.0, False, False), (1.2, True, False), (1.6, True, True)):
         watch = Watch(Trials(4), wanted=True)

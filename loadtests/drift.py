@@ -139,11 +139,12 @@ class Run:
 
     def step(self, traffic: Traffic) -> Step:
         self._refill(traffic)
-        sessions = frozenset(each.session for each in self._requests)
-        choice = self._choice or self._choose(sessions)
+        choice = self._choice or self._choose()
         wait, came = 0.0, True
         if any(choice.depths):
             wait, came = traffic.pool.wait(choice, self._usual, self.now, self.luck)
+        if wait > QUICK:
+            self.depths.ponder()
         drafted = choice.depths if came and any(choice.depths) else (0,) * len(self._requests)
         accepted = [self._accepted(each, depth) for each, depth in zip(self._requests, drafted, strict=True)]
         rows, tokens = len(drafted), len(drafted) + sum(drafted)
@@ -155,9 +156,11 @@ class Run:
             for each, depth, right in zip(self._requests, drafted, accepted, strict=True)
             if depth
         ]
-        if self._rest.goes_on(sessions):
+        if self._rest.peeks:
+            self._compare()
+        if self._rest.goes_on(self._requests):
             self._choice = choice
-            self.depths.rest()
+            self.depths.rest(0.0)
         else:
             self._choice = None
             self.depths.judge(verdicts, self.now)
@@ -178,24 +181,22 @@ class Run:
             made.append(self.step(traffic))
         return made
 
-    def _choose(self, sessions: frozenset[str]) -> Choice:
+    def _choose(self) -> Choice:
         views = [RowView(each.session, min(DEEPEST, each.left - 1), each.context) for each in self._requests]
         self._compare()
         choice = self.depths.choose(views, self.now)
-        self._rest.begin(choice, sessions)
+        self._rest.begin(choice)
         shadows = zip(self._requests, choice.shadows, strict=False)
         self._shadows = [(each, each.left, depth) for each, depth in shadows if depth]
         return choice
 
     def _compare(self) -> None:
         """What would have become of the shadow drafts of requests that are still here."""
-        found = [
-            Verdict(each.session, depth, self._right_of(each, left, depth))
-            for each, left, depth in self._shadows
-            if each in self._requests and each.left <= left - depth
-        ]
-        if found:
-            self.depths.compared(found)
+        ready = [each for each in self._shadows if each[0] in self._requests and each[0].left <= each[1] - each[2]]
+        self._shadows = [each for each in self._shadows if each not in ready]
+        found = [Verdict(each.session, depth, self._right_of(each, left, depth)) for each, left, depth in ready]
+        if found and self.depths.compared(found):
+            self._rest.interrupt()
 
     def _refill(self, traffic: Traffic) -> None:
         kept = [each for each in self._requests if each.left > 0][: traffic.batch]

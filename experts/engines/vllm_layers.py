@@ -31,10 +31,12 @@ class SeededRunner:
     _aside: dict[int, Any]
 
     def _sample(self, *args: Any, **kwargs: Any) -> Any:
-        generators = self.input_batch.generators
+        generators, self._aside = self.input_batch.generators, {}
+        if not generators:
+            return super()._sample(*args, **kwargs)  # type: ignore[misc]  # vLLM's runner is the other base
         unfinished = self.discard_request_mask.np[: self.input_batch.num_reqs].nonzero()[0].tolist()
         self._aside = {index: generators.pop(index) for index in unfinished if index in generators}
-        return super()._sample(*args, **kwargs)  # type: ignore[misc]  # vLLM's runner is the other base
+        return super()._sample(*args, **kwargs)  # type: ignore[misc]  # as above
 
     def _bookkeeping_sync(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -118,7 +120,7 @@ class SpeculatingRunner:
         scheduled, drafted = (0, 0) if scheduler_output is None else _shape(scheduler_output, session)
         return Row(
             session=session,
-            tokens=batch.token_ids_cpu[index, : batch.num_tokens_no_spec[index]],
+            tokens=self._tokens(index),
             sampled=len(tokens),
             prompt=request.num_prompt_tokens,
             max_tokens=params.max_tokens,
@@ -129,6 +131,10 @@ class SpeculatingRunner:
             domain=extra.get("domain", ""),
             strict=extra.get("strict", False),
         )
+
+    def _tokens(self, index: int) -> Any:
+        """All of a request, int32[n]: a view."""
+        return self.input_batch.token_ids_cpu[index, : self.input_batch.num_tokens_no_spec[index]]
 
     def _speculates(self, session: str) -> bool:
         return bool((self.requests[session].sampling_params.extra_args or {}).get("speculate", True))
@@ -182,7 +188,13 @@ class DraftingRunner(SpeculatingRunner):
 
     def propose_draft_token_ids(self, scheduler_output: Any, sampled: Any, *args: Any, **kwargs: Any) -> Any:
         del args, kwargs
-        if not self._leads or self.steps.rest(self.input_batch.req_ids):
+        if not self._leads:
+            return [[] for _ in sampled]
+        if self.steps.peeks:
+            self.drafter.compare(
+                (session, self._tokens(index)) for index, session in enumerate(self.input_batch.req_ids)
+            )
+        if self.steps.rest(self.input_batch.req_ids):
             return [[] for _ in sampled]
         rows = self._rows(scheduler_output, sampled)
         return self.drafter.draft(rows, scheduler_output.num_spec_tokens_to_schedule)

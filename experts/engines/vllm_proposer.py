@@ -1,7 +1,7 @@
 """vLLM's side of split speculation: what to ask the draft pool for, and which of its answers to believe."""
 
 import pkgutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -16,11 +16,22 @@ from experts.speculation.depth import Verdict
 from experts.speculation.inbox import DraftStats
 from experts.speculation.proposer import DraftHistory, Proposal
 
+LONG = 256
+"""Tokens of a prompt that a draft replica can read in passing."""
+
 
 class Drafts(Protocol):
     """Where drafts come from; ``RemoteDrafts`` is the one in use."""
 
-    def propose(self, rows: Sequence[DraftHistory], *, pace: float, horizon: float, rest: int) -> Proposal: ...
+    def propose(
+        self,
+        rows: Sequence[DraftHistory],
+        *,
+        pace: float,
+        horizon: float,
+        rest: int,
+        meanwhile: Callable[[], None],
+    ) -> Proposal: ...
 
     def compared(self, rows: Iterable[tuple[str, NDArray[np.int32]]]) -> list[Verdict]: ...
 
@@ -68,7 +79,7 @@ class Proposer:
 
     def draft(self, rows: Sequence[Row], limit: int | None = None) -> list[list[int]]:
         """Drafts for each row, in order, ``limit`` at most, as many as the controller chooses."""
-        self._compare(rows)
+        self.compare((row.session, row.tokens) for row in rows)
         choice = self.steps.begin(rows, limit)
         notice = choice.notice or (True,) * len(rows)
         shadows = choice.shadows or (0,) * len(rows)
@@ -82,7 +93,9 @@ class Proposer:
         draft = 0.0
         try:
             if asked:
-                proposal = self._drafts.propose(asked, pace=choice.pace, horizon=choice.horizon, rest=choice.rest)
+                proposal = self._drafts.propose(
+                    asked, pace=choice.pace, horizon=choice.horizon, rest=choice.rest, meanwhile=self.steps.ponder
+                )
                 found, draft = self._believed(asked, proposal), proposal.draft
         except Exception as error:  # noqa: BLE001 - a draft source may not end the engine
             self.steps.failed(error)
@@ -92,8 +105,11 @@ class Proposer:
         return drafts
 
     def announce(self, row: Row) -> None:
-        """A request is about to be prefilled."""
+        """A request is about to be prefilled. While none are drafted for, only long prompts are worth a word, as they
+        take long to read."""
         self.steps.opened(row)
+        if self.steps.quiet and row.tokens.size <= LONG:
+            return
         if row.max_tokens > 1 and self.steps.allows(row):
             try:
                 self._drafts.announce(row.session, row.tokens)
@@ -132,9 +148,10 @@ class Proposer:
             changes={**state.changes, **own.changes},
         )
 
-    def _compare(self, rows: Sequence[Row]) -> None:
+    def compare(self, rows: Iterable[tuple[str, NDArray[np.int32]]]) -> None:
+        """What has become of shadow drafts, of sessions with these tokens [n]."""
         try:
-            if verdicts := self._drafts.compared((row.session, row.tokens) for row in rows):
+            if verdicts := self._drafts.compared(rows):
                 self.steps.compared(verdicts)
         except Exception as error:  # noqa: BLE001 - a draft source may not end the engine
             self.steps.failed(error)

@@ -174,7 +174,7 @@ class Stream:
 
     def _drafts(self, metrics: Any) -> tuple[int, int]:
         """What this step adds to the request's totals."""
-        if metrics is None:
+        if metrics is None or metrics.num_draft_tokens == self._drafted:
             return 0, 0
         before = self._drafted, self._accepted
         self._drafted = metrics.num_draft_tokens

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,30 +105,48 @@ class Steps:
             zeros = (0,) * len(rows)
             choice = Choice(zeros, zeros, pace=0.0, horizon=0.0, mode="plain", reason="failed")
         self._tally.chosen(choice)
-        self._rest.begin(choice, frozenset(self._sessions))
+        self._rest.begin(choice)
         return choice
+
+    def ponder(self) -> None:
+        """There is time to spare, as drafts are waited for."""
+        try:
+            self._depths.ponder()
+        except Exception as error:  # noqa: BLE001 - a controller may not end the engine
+            self.failed(error)
 
     def opened(self, row: Row) -> None:
         """A request is about to be prefilled."""
         if self.allows(row):
             self._rest.opened(row.domain)
 
-    def rest(self, sessions: Iterable[str]) -> bool:
+    def rest(self, sessions: Collection[str]) -> bool:
         """Whether the step that ended, with these requests, and the next are among those that there is nothing to say
         about. Called instead of ``begin``; if not, ``begin`` is due."""
         if not self._rest.goes_on(sessions):
             return False
         self._rest.ended()
+        self._depths.rest(self._wait)
         self._sessions, self._wait, self._draft = tuple(sessions), 0.0, 0.0
-        self._depths.rest()
         self._tally.rested()
         self._ended = self._clock()
         return True
 
+    @property
+    def peeks(self) -> bool:
+        """Whether to compare shadow drafts now, though ``begin`` is not due."""
+        return self._rest.peeks
+
+    @property
+    def quiet(self) -> bool:
+        """Whether draft replicas need not know of anybody new."""
+        return self._rest.quiet
+
     def compared(self, verdicts: Sequence[Verdict]) -> None:
-        """What would have become of shadow drafts. Called before ``begin``."""
+        """What would have become of shadow drafts. Called before ``begin``, which may be due at once now."""
         self._tally.compared(len(verdicts))
-        self._depths.compared(verdicts)
+        if self._depths.compared(verdicts):
+            self._rest.interrupt()
 
     def fitting(self, rows: Sequence[Row], drafts: Sequence[list[int]]) -> list[list[int]]:
         """The drafts of each row, those for a tool call as far as its form allows them."""

@@ -11,13 +11,11 @@ from experts.speculation.acceptance import Floats, Slots
 from experts.speculation.costs import Tariff
 from experts.speculation.depth import RowView
 from experts.speculation.goodput import best_depths
+from experts.speculation.rest import another_load
 from experts.speculation.stance import Stance
 from experts.speculation.watch import Outlook
 
 Ints = NDArray[np.intp]
-
-LIKE = 2.0
-"""How many times as many rows, or as few, are another load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +43,10 @@ class Batch:
         plain, deepest = len(self.room) / self.tariff.plain, int(depths.max(initial=0))
         tokens = len(self.room) + float(accepted(self.gains * self.tariff.supply, depths).sum())
         return max(plain, tokens / float(self.verify(depths) + self.tariff.wait[deepest]))
+
+    def horizon(self, depths: Ints) -> float:
+        """Seconds to the verdict on them, once they are there."""
+        return self.verify(depths) + float(self.tariff.wait[0])
 
     def ratio(self, depths: Ints) -> float:
         """Their speed against plain."""
@@ -90,7 +92,7 @@ class GivenUp:
 
     def another_load(self, rows: int) -> bool:
         """Whether this is a batch size so far from that one that other prices hold."""
-        return bool(self.rows) and not self.rows / LIKE < rows < self.rows * LIKE
+        return bool(self.rows) and another_load(rows, self.rows)
 
 
 def room_of(rows: Sequence[RowView], depth: int) -> Ints:

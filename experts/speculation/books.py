@@ -1,6 +1,6 @@
 """What a choice was expected to take, what became of it, and the account of time won and lost by choices."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from experts.speculation.stance import OUTLIER, Purse, Tally
 
@@ -54,6 +54,10 @@ class Books:
         probe, or luck would begin it again and again."""
         self.pay(max(0.0, self.lost) + AFTERMATH * ended)
         self.tally, self.lost = Tally(), 0.0
+
+    def spare(self, share: float) -> None:
+        """From now on tries may cost this share of the time."""
+        self.purse = replace(self.purse, share=share)
 
     def earn(self, spent: float) -> None:
         self.purse = self.purse.earn(spent)

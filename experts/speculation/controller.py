@@ -17,8 +17,20 @@ from experts.speculation.books import Asked, Books
 from experts.speculation.costs import MANY, Costs, Experts, sound
 from experts.speculation.depth import Choice, RowView, Timing, Verdict
 from experts.speculation.goodput import Plan, best_depths, ceiling
-from experts.speculation.rest import SETTLED
-from experts.speculation.stance import CLEAR, GAIN, NOTICE, OUTLIER, SAVED, SURE, Stance, View
+from experts.speculation.lessons import Lessons
+from experts.speculation.refresh import SETTLE, Refresh
+from experts.speculation.stance import (
+    CLEAR,
+    DUTY,
+    GAIN,
+    NOTICE,
+    OUTLIER,
+    SAVED,
+    SPARING,
+    SURE,
+    Stance,
+    View,
+)
 from experts.speculation.standing import Standing
 from experts.speculation.trials import Mask, Trials
 from experts.speculation.watch import Watch
@@ -29,28 +41,20 @@ WARM = 2
 """Plain steps measured before anything is drafted."""
 PATIENCE = 8
 """Steps after which drafting begins even if nothing was measured."""
-STALE = 256
-"""Speculating steps after which plain ones are made to know their time again, if speculation seems twice as fast: the
-less it seems to win, the sooner, down to a sixteenth, as then it matters more and costs less."""
-UNSEEN, PATIENT = 8, 5
-"""The same at a batch size that was hardly ever run plainly, whose price is only a guess; it doubles so many times, as
-with others coming and going nothing may come of it."""
-SETTLE = SETTLED - 1
-"""Plain steps after which the next is one whose time can be relied on."""
 CREDIT = -5.0
 """The debt up to which another load, or a clear sign that speculation pays, is reason enough to try it."""
 AGAIN = 64
 """Plain steps after which it is tried whatever the debt, if the sign is more than clear."""
-LEFT, UNTOLD = 64, 64
-"""Requests that have ended and are still to be forgotten, at most, and steps whose time is still to be learnt from."""
+RIPE = 2
+"""Steps after which a choice that stands is renewed if there is time to spare."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A choice that may stand, and what it was made of."""
+    """A choice that may stand, and the seconds of a plain step when it was made."""
 
     standing: Standing
-    asked: Asked
+    plain: float
     choice: Choice
 
 
@@ -59,8 +63,7 @@ class AdaptiveDepth:
 
     ``depth`` is the most per row; ``experts`` describes a mixture-of-experts verifier. With ``shadows`` shadow drafts
     show when acceptance is good enough again; without them, or if none come, probes do. Used from one thread, between
-    two steps: ``judge``, ``compared`` and ``time`` tell of the step that ended, ``choose`` is for the next. Nothing
-    raises.
+    two steps: ``judge``, ``compared`` and ``time`` tell of the step that ended, ``choose`` is for the next.
     """
 
     def __init__(
@@ -75,14 +78,13 @@ class AdaptiveDepth:
         self._books = Books(floor)
         self._asked: Asked | None = None
         self._kept: _Kept | None = None
-        self._unlearnt: list[Verdict] = []
-        self._whose: list[int] = []
-        self._timings: list[tuple[Timing, int, int]] = []
-        self._left: list[str] = []
+        self._last: Standing | None = None
+        self._rows: Sequence[RowView] = ()
+        self._lessons = Lessons(self._acceptance, self._costs, self._trials)
         self._wait = 0
         self._given_up = GivenUp()
         self._step = 0
-        self._checked, self._vain = 0, 2
+        self._refresh = Refresh()
 
     def choose(self, rows: Sequence[RowView], now: float) -> Choice:
         """A choice stands for a few steps if nothing is amiss. If no row has room the mode stays as it is: there was
@@ -90,18 +92,21 @@ class AdaptiveDepth:
         del now
         self._step += 1
         self._settle()
+        self._rows = rows
         if not rows:
             return Choice((), (), 0.0, 0.0, self._stance.mode, self._stance.reason)
-        if (again := self._again(rows)) is not None:
+        if again := self._again(rows):
             return again
-        self._learn()
+        self._lessons.learn(self._step)
         batch = self._batch(rows)
         tried = self._trials.running(batch.slots) & (batch.room > 0)
         depths, mode, reason = np.zeros_like(batch.room), self._stance.mode, self._stance.reason
         if batch.room.any() and (self._costs.steps >= WARM or self._step > PATIENCE):
             depths, tried = self._decide(batch, tried)
             mode, reason = self._stance.mode, self._stance.reason
-            if mode == "speculate" and self._stale(batch, depths):
+            if mode == "speculate" and self._refresh.begins(
+                self._step, self._costs.age(len(batch.room)), batch.ratio(depths), self._books
+            ):
                 depths, mode, reason = np.zeros_like(depths), "plain", "refresh"
         gains = np.where(tried, depths, accepted(batch.gains, depths))
         rest, notice = self._leisure(batch, mode, reason)
@@ -110,7 +115,7 @@ class AdaptiveDepth:
             tuple(depths.tolist()),
             tuple(gains.tolist()),
             pace=batch.pace(depths if mode == "speculate" else np.zeros_like(depths)),
-            horizon=batch.verify(depths) + float(batch.tariff.wait[0]),
+            horizon=batch.horizon(depths),
             mode=mode,
             reason=reason,
             rest=rest,
@@ -120,67 +125,76 @@ class AdaptiveDepth:
         )
         self._asked = Asked(choice.depths, batch.tariff.plain, mode)
         if mode == "speculate" and depths.any() and not tried.any() and not self._stance.doubt:
-            standing = Standing.of(self._step, rows, choice.depths, choice.gains)
-            self._kept = _Kept(standing, self._asked, choice)
+            self._keep(choice, batch.tariff.plain)
         return choice
 
-    def rest(self) -> None:
+    def ponder(self) -> None:
+        """While drafts are waited for: take in what was told, and renew the choice that stands if there is nothing to
+        decide, so that the next step need not take the time."""
+        self._lessons.learn(self._step)
+        kept = self._kept
+        if kept is None or self._step - kept.standing.step < RIPE:
+            return
+        batch = self._batch(self._rows)
+        plan = best_depths(batch.gains, batch.tariff)
+        unsure = plan.ratio <= GAIN or self._books.tally.slow(len(batch.room))
+        if unsure or self._refresh.due(self._step, self._costs.age(len(batch.room)), plan.ratio):
+            self._kept = None
+        elif not ((plan.depths == 0) & (batch.room > 0)).any():
+            choice = replace(
+                kept.choice,
+                depths=tuple(plan.depths.tolist()),
+                gains=tuple(accepted(batch.gains, plan.depths).tolist()),
+                pace=batch.pace(plan.depths),
+                horizon=batch.horizon(plan.depths),
+            )
+            self._keep(choice, batch.tariff.plain)
+
+    def rest(self, spent: float) -> None:
         """A plain step that was not asked about."""
         self._step += 1
         self._books.earn(1.0)
+        if spent:
+            self._costs.looked(spent)
 
     def judge(self, verdicts: Sequence[Verdict], now: float) -> None:
         """Verdicts of the step that ended. A row that wanted drafts and is not judged got none. What they teach is
         taken in with the next choice that is made anew."""
         del now
-        slots, known = self._acceptance.judged(verdicts)
+        known = self._lessons.judged(verdicts)
         if asked := self._asked:
             asked.judged = True
             asked.came = tuple(min(verdict.drafted, len(self._levels)) for verdict in known)
             accepted = (verdict.accepted for verdict in known)
             asked.accepted = sum(max(0, min(pair)) for pair in zip(accepted, asked.came, strict=True))
-        self._whose.extend(slots)
-        self._unlearnt.extend(known)
 
-    def compared(self, verdicts: Sequence[Verdict]) -> None:
+    def compared(self, verdicts: Sequence[Verdict]) -> bool:
         """Verdicts that shadow drafts would have had. They teach like others, but cost nothing that is to be booked."""
-        slots, known = self._acceptance.judged(verdicts)
-        self._whose.extend(slots)
-        self._unlearnt.extend(known)
-        if known:
-            self._watch.compared(self._step)
+        known = self._lessons.judged(verdicts)
+        right = sum(verdict.accepted for verdict in known)
+        return bool(known) and self._watch.compared(self._step, right / len(known))
 
     def time(self, timing: Timing, now: float) -> None:
         """How long the step that ended took. Prices follow with the next choice that is made anew."""
         del now
         if not sound(timing):
             return
-        depths = self._asked.depths if self._asked else ()
-        self._timings.append((timing, sum(map(bool, depths)), max(depths, default=0)))
+        self._lessons.timed(timing, self._asked.depths if self._asked else ())
         if self._asked:
             self._asked.spent, self._asked.wait = timing.verify + timing.wait, timing.wait
-        if len(self._timings) > UNTOLD:
-            self._learn()
+        if self._lessons.many:
+            self._lessons.learn(self._step)
 
     def close(self, session: str) -> None:
         """Forget a request; what it taught about its domain stays."""
-        self._left.append(session)
-        if len(self._left) > LEFT:
-            self._learn()
+        self._lessons.left.append(session)
+        if self._lessons.many:
+            self._lessons.learn(self._step)
 
-    def _learn(self) -> None:
-        """Take in what has been told since the last choice."""
-        slots, self._whose = self._whose, []
-        known, self._unlearnt = self._unlearnt, []
-        if known:
-            self._acceptance.learn(slots, known, self._step)
-            self._trials.learn(np.array(slots, np.intp), np.array([verdict.accepted > 0 for verdict in known]))
-        timings, self._timings = self._timings, []
-        for timing, asked, deepest in timings:
-            self._costs.learn(timing, asked=asked, deepest=deepest)
-        left, self._left = self._left, []
-        for session in left:
-            self._trials.forget(self._acceptance.close(session))
+    def _keep(self, choice: Choice, plain: float) -> None:
+        """A choice that may stand for a while."""
+        self._last = Standing.of(self._step, self._rows, choice, self._last)
+        self._kept = _Kept(self._last, plain, choice)
 
     def _settle(self) -> None:
         """Book what the last choice has cost and brought."""
@@ -202,13 +216,14 @@ class AdaptiveDepth:
             self._kept = kept
             return replace(kept.choice, depths=(0,) * len(rows), gains=(0.0,) * len(rows))
         parts = kept.standing.holds(self._step, rows)
-        if parts is None or (self._left and any(row.session in self._left for row in rows)):
+        left = self._lessons.left
+        if parts is None or (left and any(row.session in left for row in rows)):
             return None
         self._kept = kept
         if newcomers := kept.standing.newcomers(rows):
             self._acceptance.slots(newcomers, self._step)
         depths = tuple([part.depth for part in parts])
-        self._asked = Asked(depths, kept.asked.plain, kept.asked.mode)
+        self._asked = Asked(depths, kept.plain, kept.choice.mode)
         return replace(kept.choice, depths=depths, gains=tuple([part.gain for part in parts]))
 
     def _leisure(self, batch: Batch, mode: str, reason: str) -> tuple[int, tuple[bool, ...] | None]:
@@ -224,7 +239,7 @@ class AdaptiveDepth:
             return NOTICE - 1, tuple(wanted.tolist())
         if self._stance.soon == "probe":
             return left if left > 0 else NOTICE - 1, tuple(self._trials.next(batch.slots, wanted).tolist())
-        most = self._watch.rest
+        most = self._watch.rest(self._costs.look / batch.tariff.plain)
         return min(left - NOTICE if left > NOTICE else most, most), (False,) * len(batch.room)
 
     def _batch(self, rows: Sequence[RowView]) -> Batch:
@@ -241,7 +256,9 @@ class AdaptiveDepth:
         stance = self._stance.next(self._view(batch, plan, trying=bool(tried.any()) and self._books.purse.saved >= 0.0))
         if changed := stance.mode != self._stance.mode:
             self._books.close(ended=stance.mode == "plain")
-            self._checked = self._step
+            self._refresh.changed(self._step)
+            self._last = None
+            self._books.spare(SPARING if self._watch.wanted and stance.reason in ("acceptance", "slow") else DUTY)
             if self._stance.mode == "speculate":
                 self._watch.forget()
         self._given_up = self._given_up.next(batch, stance, changed=changed, debt=self._books.purse.saved < 0.0)
@@ -289,20 +306,6 @@ class AdaptiveDepth:
             wait=self._wait,
             clear=CLEAR if credit else SURE if outlook and self._step - self._stance.since >= AGAIN else math.inf,
         )
-
-    def _stale(self, batch: Batch, depths: Ints) -> bool:
-        """Whether to make a few plain steps, to know the time of one; they cost what drafts would have won."""
-        age, ratio = self._costs.age(len(depths)), batch.ratio(depths)
-        passed = self._step - self._checked if age is None else min(age, self._step - self._checked)
-        self._vain = min(self._vain, PATIENT) if age is None else 0
-        stale = UNSEEN << self._vain if age is None else STALE
-        if passed < min(STALE * max(1 / 16, min(ratio - 1.0, 1.0)), stale):
-            return False
-        cost = (1.0 + SETTLE) * (1.0 - 1.0 / ratio)
-        if afforded := self._books.purse.saved >= cost:
-            self._books.pay(cost)
-            self._checked, self._vain = self._step, self._vain + 1
-        return afforded
 
 
 def _aimed(mode: str, reason: str) -> bool:

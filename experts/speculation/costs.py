@@ -196,7 +196,7 @@ class Costs:
         self._depth, self._experts = depth, experts
         self._verify = Surface((1e-5, 1e-4, 1e-3, 1e-4 if experts else 1.0, 1e-3, 1e-3), age=400.0)
         self._wait = Surface((1e-4, 1e-4, 1e-3), age=50.0)
-        self._calm = Cell((0, 0))
+        self._calm, self._look = Cell((0, 0)), Cell((0, 0))
         self._supply = [1.0] * depth
         self.dry = 0
         self._quoted: tuple[tuple[int, ...], Floats, Floats] | None = None
@@ -216,6 +216,17 @@ class Costs:
             self._wait.learn((_bucket(asked), deepest), (1.0, float(deepest), float(asked)), timing.wait)
         else:
             self._calm.learn(timing.wait, self.steps)
+
+    def looked(self, seconds: float) -> None:
+        """A choice with which plain decoding went on took so long."""
+        if 0.0 < seconds < LONGEST:
+            self._look.learn(seconds, self.steps)
+
+    @property
+    def look(self) -> float:
+        """Seconds that such a choice takes, and again what it makes the steps after it longer, as caches hold other
+        things."""
+        return 2.0 * self._look.mean
 
     def supply(self, wanted: Sequence[int], came: Sequence[int]) -> None:
         """Drafts ``wanted`` for each row in one step, and those that ``came``, in any order. A position nobody asked

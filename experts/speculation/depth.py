@@ -75,13 +75,17 @@ class Depths(Protocol):
 
     def choose(self, rows: Sequence[RowView], now: float) -> Choice: ...
 
-    def rest(self) -> None:
-        """Another step has passed that was not asked about."""
+    def rest(self, spent: float) -> None:
+        """Another step has passed that was not asked about. ``spent``: seconds that the choice before it took, if it is
+        the first after one, else 0."""
+
+    def ponder(self) -> None:
+        """There is time to spare before the next choice."""
 
     def judge(self, verdicts: Sequence[Verdict], now: float) -> None: ...
 
-    def compared(self, verdicts: Sequence[Verdict]) -> None:
-        """What would have become of shadow drafts."""
+    def compared(self, verdicts: Sequence[Verdict]) -> bool:
+        """What would have become of shadow drafts, one at least. Whether that is reason to choose anew at once."""
 
     def time(self, timing: Timing, now: float) -> None: ...
 
@@ -101,14 +105,19 @@ class FixedDepth:
         gains = tuple(float(depth) for depth in depths)
         return Choice(depths, gains, pace=0.0, horizon=float("inf"), mode="speculate", reason="fixed")
 
-    def rest(self) -> None:
+    def rest(self, spent: float) -> None:
         """It is all the same."""
+
+    def ponder(self) -> None:
+        """There is nothing to ponder."""
 
     def judge(self, verdicts: Sequence[Verdict], now: float) -> None:
         """Nothing is learned."""
 
-    def compared(self, verdicts: Sequence[Verdict]) -> None:
+    def compared(self, verdicts: Sequence[Verdict]) -> bool:
         """Nothing is learned."""
+        del verdicts
+        return False
 
     def time(self, timing: Timing, now: float) -> None:
         """Nothing is learned."""

@@ -10,7 +10,7 @@ import math
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -146,10 +146,17 @@ class RemoteDrafts:
         self._shadowing = False
 
     def propose(
-        self, rows: Sequence[DraftHistory], *, pace: float = 0.0, horizon: float = math.inf, rest: int = 0
+        self,
+        rows: Sequence[DraftHistory],
+        *,
+        pace: float = 0.0,
+        horizon: float = math.inf,
+        rest: int = 0,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Proposal:
         """Drafts for each row. ``pace`` is what a second of waiting costs, in tokens (0: not known); ``horizon`` is in
-        how many seconds the next verdict is expected, ``rest`` how many steps will pass without a call."""
+        how many seconds the next verdict is expected, ``rest`` how many steps will pass without a call. ``meanwhile``,
+        short and never raising, is called if answers are to be waited for, before the wait."""
         began = time.monotonic()
         self._step += 1
         self._inbox.step = self._step
@@ -163,6 +170,8 @@ class RemoteDrafts:
         budget = self._worth(batches, pace, began)
         waiting = self._send(batches, budget, self._rhythm.stretched(horizon) if self._ahead else 0.0)
         asked = time.monotonic()
+        if waiting and meanwhile:
+            meanwhile()
         draft = self._await(waiting, drafts, budget)
         answered = time.monotonic()
         wait = answered - asked

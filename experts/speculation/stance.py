@@ -33,8 +33,8 @@ NOISE = 6.0
 """How far luck may take the tally of one request, in plain steps, before it is believed."""
 NOTICE = 6
 """Steps for which drafters may read what they have not been sent meanwhile, before a probe or a beginning."""
-DUTY = 0.015
-"""Share of the time that may go into probes."""
+DUTY, SPARING = 0.015, 0.005
+"""Share of the time that may go into probes, and where shadow drafts tell as much for less."""
 SAVED, OWED = 3.0, 8.0
 """How many plain steps' time can be saved up for them, and owed."""
 
@@ -143,16 +143,17 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Purse:
-    """Time that trying may cost, in plain steps: a share of what passes. Debt is possible and is waited out."""
+    """Time that trying may cost, in plain steps: a ``share`` of what passes. Debt is possible and is waited out."""
 
     saved: float = 1.0
+    share: float = DUTY
 
     def earn(self, spent: float) -> "Purse":
-        return Purse(min(self.saved + DUTY * min(spent, 16.0), SAVED))
+        return Purse(min(self.saved + self.share * min(spent, 16.0), SAVED), self.share)
 
     def until(self, price: float) -> int:
         """In how many plain steps there will be enough."""
-        return math.ceil(max(0.0, price - self.saved) / DUTY)
+        return math.ceil(max(0.0, price - self.saved) / self.share)
 
     def pay(self, cost: float) -> "Purse":
-        return Purse(max(-OWED, min(self.saved - cost, SAVED)))
+        return Purse(max(-OWED, min(self.saved - cost, SAVED)), self.share)

@@ -1,14 +1,18 @@
 """A choice of depths that stands for a few steps, in which requests come and go: choosing takes time, too."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from experts.speculation.depth import RowView
+from experts.speculation.depth import Choice, RowView
 
 STANDS = 8
 """Steps for which a choice may stand."""
-CHURN = 4
-"""The number of rows that may have drafts may change by one in so many; beyond that other prices hold."""
+FEW, CHURN = 2, 4
+"""The number of rows that may have drafts may change by this, or by one in so many; beyond that other prices hold."""
+
+
+Kind = tuple[str, bool]
+"""Domain, and whether inside a strict segment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +38,19 @@ class Standing:
     step: int
     parts: dict[str, Part]
     live: int
-    kinds: dict[tuple[str, bool], Part]
+    kinds: Mapping[Kind, Part]
 
     @staticmethod
-    def of(step: int, rows: Sequence[RowView], depths: Sequence[int], gains: Sequence[float]) -> "Standing":
+    def of(
+        step: int,
+        rows: Sequence[RowView],
+        choice: Choice,
+        before: "Standing | None" = None,
+    ) -> "Standing":
+        """Of kinds that are not among the rows, it says what the one ``before`` said."""
         parts: dict[str, Part] = {}
-        kinds: dict[tuple[str, bool], Part] = {}
-        for row, depth, gain in zip(rows, depths, gains, strict=True):
+        kinds: dict[Kind, Part] = dict(before.kinds) if before else {}
+        for row, depth, gain in zip(rows, choice.depths, choice.gains, strict=True):
             part = parts[row.session] = Part(row.strict, row.room, depth, gain)
             if row.room > 0:
                 kinds[row.domain, row.strict] = part
@@ -50,7 +60,7 @@ class Standing:
         """The rows' parts at ``step``, if the choice still stands: not for long, and not if anybody could do with more
         than was known."""
         live = sum(row.room > 0 for row in rows)
-        if step - self.step >= STANDS or CHURN * abs(live - self.live) > self.live:
+        if step - self.step >= STANDS or abs(live - self.live) > max(FEW, self.live // CHURN):
             return None
         found = []
         for row in rows:

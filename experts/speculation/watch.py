@@ -1,5 +1,6 @@
 """What plain decoding sees of speculation through shadow drafts: whether it would pay now, and when to look again."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,13 +10,20 @@ from experts.speculation import shadow
 from experts.speculation.stance import CLEAR, GAIN, LEAST
 from experts.speculation.trials import Slots, Trials
 
-FRESH = 96
+FRESH = 160
 """Steps for which it is known what would become of drafts after shadow drafts were compared."""
 RISING = 1.1
 """How much better than before the newest shadow drafts have to look for a closer look."""
-REST, LONG_REST = 18, 24
+REST, LONG_REST, LONGEST_REST = 18, 24, 128
 """Plain steps in a row without a look at what is going on, alone and with shadow drafts: in most of them nothing is,
-and looking costs time that plain decoding does not have to spare."""
+and looking costs time that plain decoding does not have to spare. The longest is for engines whose steps are so short
+that looks take a share of the time that matters."""
+LOOKS = 0.005
+"""Share of the time that may go into looks."""
+HABIT = 0.2
+"""Weight of the newest shadow drafts in how many are usually right."""
+ODD, SOME = 1.5, 0.25
+"""Multiple of that beyond which, by so many tokens of a row at least, something has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +50,18 @@ class Watch:
 
     def __init__(self, trials: Trials, *, wanted: bool) -> None:
         self.outlook: Outlook | None = None
-        self._trials, self._wanted = trials, wanted
+        self.wanted = wanted
+        self._trials = trials
         self._compared: int | None = None
         self._news = False
+        self._usual = 0.0
 
-    def compared(self, step: int) -> None:
-        """Shadow drafts were."""
+    def compared(self, step: int, right: float) -> bool:
+        """Shadow drafts were, of which so many were right per row. Whether that is reason to look at once."""
         self._compared, self._news = step, True
+        odd = right > ODD * self._usual + SOME
+        self._usual += HABIT * (right - self._usual)
+        return odd
 
     def look(self, newest: Outlook, step: int, *, damped: bool = True) -> None:
         """What there is to be seen now; not ``damped`` if it is others that are seen."""
@@ -76,17 +89,17 @@ class Watch:
         """Whether speculation is known to pay clearly, if only drafts come."""
         return self.outlook is not None and self.outlook.timely > CLEAR
 
-    @property
-    def rest(self) -> int:
-        """Plain steps until the next look. The next but one of shadow drafts that look better needs a few tokens."""
-        if self.outlook is None:
-            return REST
-        return shadow.DEPTH + 1 if self.outlook.rising else LONG_REST
+    def rest(self, price: float) -> int:
+        """Plain steps until the next look, which costs ``price`` plain steps. The next but one of shadow drafts that
+        look better needs a few tokens."""
+        if self.outlook and self.outlook.rising:
+            return shadow.DEPTH + 1
+        return max(LONG_REST if self.outlook else REST, math.ceil(min(price / LOOKS, LONGEST_REST)))
 
     def assign(self, slots: Slots, room: NDArray[np.intp], step: int) -> tuple[int, ...]:
         """Give shadow drafts to a few of the rows, which have ``room`` [rows] for drafts: how many to each; empty: none
         are wanted."""
-        if not self._wanted:
+        if not self.wanted:
             return ()
         chosen = self._trials.shadow(slots, room > 0, step)
         return tuple((np.minimum(room, shadow.DEPTH) * chosen).tolist())

@@ -31,8 +31,11 @@ class Scripted:
         self.settings = (epoch, deadline, retry, vocabulary, ahead)
         self._stats = DraftStats()
 
-    def propose(self, rows: Sequence[DraftHistory], *, pace: float, horizon: float, rest: int) -> Proposal:
+    def propose(
+        self, rows: Sequence[DraftHistory], *, pace: float, horizon: float, rest: int, meanwhile: Callable[[], None]
+    ) -> Proposal:
         del pace, horizon
+        meanwhile()
         Scripted.asked += [(row.session, len(row.tokens), row.depth) for row in rows if row.depth]
         drafts = [Scripted.script(row) if row.depth else [] for row in rows]
         self._stats.misses += len(rows)

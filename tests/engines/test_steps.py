@@ -20,17 +20,26 @@ class Recording(FixedDepth):
         self.depth = depth
         self.verdicts, self.timings, self.closed, self.views = [], [], [], []
         self.leisure = self.rested = 0
+        self.spent = []
+        self.odd = False
         self.kinds = frozenset()
 
     def choose(self, rows, now):
         self.views = list(rows)
         return replace(FixedDepth(self.depth).choose(rows, now), rest=self.leisure, kinds=self.kinds)
 
-    def rest(self):
+    def rest(self, spent):
         self.rested += 1
+        self.spent.append(spent)
+
+    def ponder(self):
+        raise ValueError("nothing to think of")
 
     def judge(self, verdicts, now):
         self.verdicts = list(verdicts)
+
+    def compared(self, verdicts):
+        return self.odd
 
     def time(self, timing, now):
         self.timings.append(timing)
@@ -132,7 +141,23 @@ def test_steps_that_there_is_nothing_to_say_about_are_passed_over_and_counted() 
     bench.step(row())
     assert [bench.steps.rest(["a"]) for _ in range(4)] == [True, True, False, False]
     assert bench.depths.rested == 2
+    assert bench.depths.spent == pytest.approx([0.001, 0.0]), "the choice's own time, once"
     assert bench.steps.state().steps == 3
+
+
+@pytest.mark.parametrize("odd", [False, True])
+def test_a_rest_is_over_when_shadow_drafts_show_something_new(odd: bool) -> None:
+    bench = Bench()
+    bench.depths.leisure, bench.depths.odd = 9, odd
+    bench.step(row())
+    bench.steps.compared([Verdict("a", 4, 4)])
+    assert bench.steps.rest(["a"]) is not odd
+
+
+def test_a_controller_that_fails_while_drafts_are_waited_for_ends_nothing() -> None:
+    bench = Bench()
+    bench.steps.ponder()
+    assert bench.steps.failures == {"ValueError": 1}
 
 
 @pytest.mark.parametrize(("came", "goes_on"), [({}, False), ({"speculate": False}, True), ({"domain": "bad"}, True)])

@@ -1,7 +1,11 @@
 """Between two choices: how long a rest lasts, and when plain steps are settled."""
 
+from dataclasses import replace
+
+import pytest
+
 from experts.speculation.depth import Choice
-from experts.speculation.rest import NAP, SETTLED, Rest
+from experts.speculation.rest import NAP, PEEK, SETTLED, Rest
 
 
 def choice(depth=0, rest=0, shadows=(), kinds=frozenset()):
@@ -11,40 +15,60 @@ def choice(depth=0, rest=0, shadows=(), kinds=frozenset()):
 
 def test_a_rest_lasts_as_long_as_the_choice_says():
     rest = Rest()
-    rest.begin(choice(rest=2), frozenset("a"))
+    rest.begin(choice(rest=2))
     assert [rest.goes_on(["a"]) for _ in range(4)] == [True, True, False, False]
 
 
-def test_who_comes_ends_a_rest_after_a_while_and_who_goes_does_not():
+def test_another_load_ends_a_rest_after_a_while_and_somebody_new_does_not():
     rest = Rest()
-    rest.begin(choice(rest=3 * NAP), frozenset("ab"))
-    assert all(rest.goes_on(["a", "c"]) for _ in range(NAP))
-    assert not rest.goes_on(["a", "c"])
+    rest.begin(choice(rest=3 * NAP))
+    assert all(rest.goes_on(["c"]) for _ in range(NAP))
+    assert not rest.goes_on(["c", "d"])
+    assert rest.goes_on(["c"])
+
+
+def test_shadow_drafts_are_looked_at_once_in_the_middle_of_a_rest():
+    rest = Rest()
+    rest.begin(choice(rest=PEEK + 2, shadows=(4,)))
+    peeks = []
+    while rest.goes_on(["a"]):
+        peeks.append(rest.peeks)
+    assert peeks == [False] * (PEEK - 1) + [True] + [False] * 2
+    rest.begin(choice(rest=PEEK + 2))
+    assert not any(rest.goes_on(["a"]) and rest.peeks for _ in range(PEEK + 2))
+
+
+def test_what_is_interrupted_is_over():
+    rest = Rest()
+    rest.begin(choice(rest=9))
+    rest.interrupt()
+    assert not rest.goes_on(["a"])
+
+
+@pytest.mark.parametrize(("notice", "quiet"), [(None, False), ((True,), False), ((False,), True)])
+def test_newcomers_are_nobody_s_business_while_nobody_is_to_have_drafts(notice, quiet):
+    rest = Rest()
+    rest.begin(replace(choice(rest=1), notice=notice))
+    assert rest.quiet is quiet
     assert rest.goes_on(["a"])
-
-
-def test_who_comes_waits_for_shadow_drafts_that_are_under_way():
-    rest = Rest()
-    rest.begin(choice(rest=3 * NAP, shadows=(0, 4)), frozenset("ab"))
-    assert all(rest.goes_on(["a", "c"]) for _ in range(3 * NAP))
-    assert not rest.goes_on(["a", "c"])
+    assert not rest.quiet
 
 
 def test_a_request_of_another_kind_ends_a_rest_that_was_not_meant_for_it():
     rest = Rest()
-    rest.begin(choice(rest=9, shadows=(4,), kinds=frozenset({"records"})), frozenset("a"))
+    rest.begin(choice(rest=9, shadows=(4,), kinds=frozenset({"records"})))
     rest.opened("records")
     assert rest.goes_on(["a", "b"])
     rest.opened("code")
     assert not rest.goes_on(["a", "b", "c"])
-    rest.begin(choice(rest=9), frozenset("a"))
+    rest.begin(choice(rest=9))
     rest.opened("code")
     assert rest.goes_on(["a", "c"])
 
 
 def test_plain_steps_are_settled_some_time_after_the_last_that_was_to_have_drafts():
     rest = Rest()
-    rest.begin(choice(depth=4), frozenset("a"))
+    rest.begin(choice(depth=4))
     assert not rest.ended()
-    rest.begin(choice(), frozenset("a"))
+    rest.begin(choice())
     assert [rest.ended() for _ in range(SETTLED + 1)] == [False] * (SETTLED - 1) + [True, True]

@@ -1,4 +1,4 @@
-from experts.speculation.depth import RowView
+from experts.speculation.depth import Choice, RowView
 from experts.speculation.standing import STANDS, Standing
 
 
@@ -7,8 +7,12 @@ def row(session, room=8, *, domain="", strict=False):
 
 
 def standing(*rows, depths=None, step=10):
-    depths = depths or [8] * len(rows)
-    return Standing.of(step, rows, depths, [0.5 * depth for depth in depths])
+    return Standing.of(step, rows, choice(depths or [8] * len(rows)))
+
+
+def choice(depths):
+    gains = tuple(0.5 * depth for depth in depths)
+    return Choice(tuple(depths), gains, 0.0, 0.0, mode="speculate", reason="probe")
 
 
 def depths(standing, *rows, step=11):
@@ -41,6 +45,12 @@ def test_a_newcomer_gets_what_the_last_of_its_kind_got():
     assert depths(kept, row("new", strict=True), row("b"), row("c", domain="code"), row("d")) is None
 
 
+def test_of_kinds_that_are_not_here_at_present_it_says_what_was_said_before():
+    before = standing(row("a"), row("c", domain="code"), depths=[8, 5])
+    kept = Standing.of(11, [row("b")], choice([6]), before)
+    assert depths(kept, row("b"), row("new", domain="code"), row("other"), step=12) == [6, 5, 6]
+
+
 def test_one_in_its_prefill_waits_and_is_a_newcomer_after_it():
     others = [row(name) for name in "acde"]
     kept = standing(*others, row("b", 0), depths=[8, 8, 8, 8, 0])
@@ -59,7 +69,8 @@ def test_another_batch_has_other_prices():
     kept = standing(*many)
     assert depths(kept, *many[:12]) == [8] * 12
     assert depths(kept, *many[:11]) is None
-    assert depths(standing(row("a")), row("a"), row("b")) is None
+    assert depths(standing(row("a")), row("a"), row("b"), row("c")) == [8, 8, 8]
+    assert depths(standing(row("a")), row("a"), row("b"), row("c"), row("d")) is None
     waiting = [row(str(number), 0) for number in range(12)]
     kept = standing(*many[12:], *waiting, depths=[8] * 4 + [0] * 12)
     assert depths(kept, *many) is None

@@ -14,12 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from experts.api import Chunk, DraftPeer, Engine, GenerateRequest, Sampling, SpeculationState
 from experts.config import PoolConfig
+from experts.speculation import proposer
 
 ROOT = Path(__file__).parents[2]
 START = 180.0
@@ -46,7 +47,8 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line from the child: requests finished so far and the engine's speculation; at the end of a load its tokens,
-    per prompt, and every end that was no regular one."""
+    per prompt, every end that was no regular one, and how long each step waited for drafts, in seconds, less the time
+    for which others had its core."""
 
     finished: int
     preemptions: int = 0
@@ -54,6 +56,25 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     tokens: list[list[int]] | None = None
     failures: list[str] = []
     seconds: float = 0.0
+    waits: list[float] = []
+
+
+class Watched(proposer.RemoteDrafts):
+    """Drafts from draft replicas, and a note of every wait for them."""
+
+    waits: ClassVar[list[float]] = []
+
+    def propose(self, *args: Any, **settings: Any) -> proposer.Proposal:
+        before = _off_core()
+        proposal = super().propose(*args, **settings)
+        if proposal.hits or proposal.misses:
+            Watched.waits.append(proposal.wait - (_off_core() - before))
+        return proposal
+
+
+def _off_core() -> float:
+    """Seconds that this thread could have run but others did, since it began; see proc(5)."""
+    return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
 
 
 class EngineProcess:
@@ -146,7 +167,8 @@ class _Host:
         tokens = await asyncio.gather(*(one(place, prompt) for place, prompt in enumerate(load.prompts)))
         beat.cancel()
         await asyncio.sleep(0.6)  # the engine's own report of itself is up to that old
-        self._emit(self.event(tokens=tokens, failures=failures, seconds=time.monotonic() - began))
+        took = time.monotonic() - began
+        self._emit(self.event(tokens=tokens, failures=failures, seconds=took, waits=list(Watched.waits)))
 
     def event(self, **more: Any) -> Event:
         state = self._engine.state()
@@ -185,6 +207,7 @@ def _tell(event: Event) -> None:
 async def _serve(pool: PoolConfig) -> None:
     from experts.engines.registry import build_engine
 
+    vars(proposer)["RemoteDrafts"] = Watched  # engines find it by its name
     engine = build_engine("general", pool)
     host = _Host(engine, _tell)
     await engine.start(host.step)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from experts.api import WAIT_BUCKETS, SpeculationState
 from experts.speculation.share import Share, jain
 from tests.cluster.test_exactness import encoded
 from tests.identity.engine import EngineProcess, Event, Load
@@ -15,18 +14,19 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 DEADLINE = 0.025
 OVER = {1: 0.05, 2: 0.02}
-"""Share of waits that may end later than so many deadlines: with four processes on two cores some are put off the core,
-for longer where the host itself is shared."""
+"""Share of waits that may end later than so many deadlines: the host itself is shared, and nobody says for how long it
+stood still."""
+READING = 0.001
+"""Seconds that an answer takes to be read which came in time."""
 LENGTH = 64
 SHARED = {"layout": "shared", "pool": "draft", "depth": 6, "deadline_ms": 1000 * DEADLINE}
 LOADS = {"general": (120, 12), "code": (60, 4), "tools": (24, 1)}
 """Requests in all, and at once."""
 
 
-def overdue(state: SpeculationState, deadlines: int) -> float:
+def overdue(waits: Sequence[float], deadlines: int) -> float:
     """Share of the waits that lasted longer than so many deadlines."""
-    within = sum(n for bound, n in zip(WAIT_BUCKETS, state.waits, strict=False) if bound <= deadlines * DEADLINE)
-    return 1 - within / sum(state.waits)
+    return sum(wait > deadlines * DEADLINE + READING for wait in waits) / len(waits)
 
 
 def together(children: Sequence[EngineProcess], loads: Sequence[Load]) -> list[Event]:
@@ -68,5 +68,5 @@ def test_three_verifiers_share_a_draft_replica_and_none_waits_beyond_its_deadlin
         assert differing(event, expected) == []
         assert sum(event.speculation.accepted) > LENGTH
         for deadlines, share in OVER.items():
-            assert overdue(event.speculation, deadlines) <= share, event.speculation.waits
+            assert overdue(event.waits, deadlines) <= share, sorted(event.waits)[-40:]
     assert fairness > 0.9

@@ -18,6 +18,8 @@ from experts.speculation.rest import Rest
 DEEPEST = 8
 QUICK = 50e-6
 """Seconds to ask, and to find drafts that are there already."""
+LOOK = 0.5e-3
+"""Seconds that a choice takes with which plain decoding goes on. Others are made while drafts are waited for."""
 SEEDS = tuple(range(1, 13))
 STEPS = 600
 """Plain steps that a phase lasts; with drafts it has fewer, longer steps."""
@@ -139,8 +141,10 @@ class Run:
 
     def step(self, traffic: Traffic) -> Step:
         self._refill(traffic)
+        look = 0.0 if self._choice else LOOK
         choice = self._choice or self._choose()
-        wait, came = 0.0, True
+        look = look if choice.rest else 0.0
+        wait, came = look, True
         if any(choice.depths):
             wait, came = traffic.pool.wait(choice, self._usual, self.now, self.luck)
         if wait > QUICK:
@@ -160,7 +164,7 @@ class Run:
             self._compare()
         if self._rest.goes_on(self._requests):
             self._choice = choice
-            self.depths.rest(0.0)
+            self.depths.rest(look)
         else:
             self._choice = None
             self.depths.judge(verdicts, self.now)

@@ -14,10 +14,10 @@ from experts.engines.vllm_options import SECTION
 from experts.engines.vllm_steps import Row, steps_of
 from experts.speculation.depth import Verdict
 from experts.speculation.inbox import DraftStats
-from experts.speculation.proposer import DraftHistory, Proposal
+from experts.speculation.proposer import SPAN, DraftHistory, Proposal
 
 LONG = 256
-"""Tokens of a prompt that a draft replica can read in passing."""
+"""Tokens of a prompt that a draft replica can read in passing, if those of all rows fit into one ask."""
 
 
 class Drafts(Protocol):
@@ -108,7 +108,7 @@ class Proposer:
         """A request is about to be prefilled. While none are drafted for, only long prompts are worth a word, as they
         take long to read."""
         self.steps.opened(row)
-        if self.steps.quiet and row.tokens.size <= LONG:
+        if self.steps.quiet and row.tokens.size <= min(LONG, SPAN // max(1, len(self.steps.rooms))):
             return
         if row.max_tokens > 1 and self.steps.allows(row):
             try:

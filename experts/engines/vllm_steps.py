@@ -126,7 +126,10 @@ class Steps:
         if not self._rest.goes_on(sessions):
             return False
         self._rest.ended()
-        self._depths.rest(self._wait)
+        try:
+            self._depths.rest(self._wait)
+        except Exception as error:  # noqa: BLE001 - a controller may not end the engine
+            self.failed(error)
         self._sessions, self._wait, self._draft = tuple(sessions), 0.0, 0.0
         self._tally.rested()
         self._ended = self._clock()

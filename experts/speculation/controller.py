@@ -63,7 +63,8 @@ class AdaptiveDepth:
 
     ``depth`` is the most per row; ``experts`` describes a mixture-of-experts verifier. With ``shadows`` shadow drafts
     show when acceptance is good enough again; without them, or if none come, probes do. Used from one thread, between
-    two steps: ``judge``, ``compared`` and ``time`` tell of the step that ended, ``choose`` is for the next.
+    two steps: ``judge``, ``compared`` and ``time`` tell of the step that ended, ``choose`` is for the next, and
+    ``ponder`` uses the time while its drafts are waited for.
     """
 
     def __init__(
@@ -131,16 +132,15 @@ class AdaptiveDepth:
     def ponder(self) -> None:
         """While drafts are waited for: take in what was told, and renew the choice that stands if there is nothing to
         decide, so that the next step need not take the time."""
-        self._lessons.learn(self._step)
         kept = self._kept
         if kept is None or self._step - kept.standing.step < RIPE:
             return
+        self._lessons.learn(self._step)
         batch = self._batch(self._rows)
         plan = best_depths(batch.gains, batch.tariff)
-        unsure = plan.ratio <= GAIN or self._books.tally.slow(len(batch.room))
-        if unsure or self._refresh.due(self._step, self._costs.age(len(batch.room)), plan.ratio):
-            self._kept = None
-        elif not ((plan.depths == 0) & (batch.room > 0)).any():
+        due = self._refresh.due(self._step, self._costs.age(len(batch.room)), plan.ratio)
+        left_out = ((plan.depths == 0) & (batch.room > 0)).any()
+        if plan.ratio > GAIN and not due and not left_out:
             choice = replace(
                 kept.choice,
                 depths=tuple(plan.depths.tolist()),
@@ -258,7 +258,7 @@ class AdaptiveDepth:
             self._books.close(ended=stance.mode == "plain")
             self._refresh.changed(self._step)
             self._last = None
-            self._books.spare(SPARING if self._watch.wanted and stance.reason in ("acceptance", "slow") else DUTY)
+            self._books.spare(DUTY)
             if self._stance.mode == "speculate":
                 self._watch.forget()
         self._given_up = self._given_up.next(batch, stance, changed=changed, debt=self._books.purse.saved < 0.0)
@@ -291,6 +291,7 @@ class AdaptiveDepth:
         late, foreign = self._stance.reason == "late", self._given_up.foreign(batch)
         self._watch.look(batch.outlook(plan.ratio, late=late), self._step, damped=not foreign)
         outlook, likely = self._watch.outlook, self._watch.likely
+        self._books.spare(SPARING if outlook and self._stance.reason == "acceptance" else DUTY)
         credit = foreign or self._books.purse.saved > CREDIT
         lent = credit and ((likely and not late) or self._given_up.another_load(rows))
         self._wait = 0 if lent else self._books.purse.until(min(batch.price(), SAVED))

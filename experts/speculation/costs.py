@@ -224,8 +224,8 @@ class Costs:
 
     @property
     def look(self) -> float:
-        """Seconds that such a choice takes, and again what it makes the steps after it longer, as caches hold other
-        things."""
+        """Seconds that such a choice costs: those that it takes, and about as many by which the steps after it are
+        longer, as caches hold other things."""
         return 2.0 * self._look.mean
 
     def supply(self, wanted: Sequence[int], came: Sequence[int]) -> None:

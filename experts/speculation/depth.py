@@ -52,11 +52,11 @@ class Choice:
     """Depth per row, in order, and what each row's drafts are expected to bring in accepted tokens. ``pace`` is how
     many tokens per second are made in the long run, so what a second of waiting costs (0: not known), ``horizon`` the
     seconds until the step's verdict. ``mode`` is what the step does ("plain", "speculate", "probe"), ``reason`` why the
-    last change of mode was made. For ``rest`` steps after this one there is nothing to choose, unless others come: they
-    are plain too, and only to be counted (see ``Depths.rest``). ``notice``: the rows without drafts that may have some
-    soon, so that drafters should know their tokens (None: all). ``kinds``: a request of another kind ends the rest
-    when it comes (none: no request does). ``shadows``: how many shadow drafts each row of a plain
-    step is to have, to be compared with what it makes (empty: none; see ``shadow.py``)."""
+    last change of mode was made. For ``rest`` steps after this one there is nothing to choose (what ends them sooner:
+    ``rest.py``): they are plain too, and only to be counted (see ``Depths.rest``). ``notice``: the rows without drafts
+    that may have some soon, so that drafters should know their tokens (None: all). ``kinds``: a request of another kind
+    ends the rest when it comes (none: no request does). ``shadows``: how many shadow drafts each row of a plain step is
+    to have, to be compared with what it makes (empty: none; see ``shadow.py``)."""
 
     depths: tuple[int, ...]
     gains: tuple[float, ...]

@@ -78,13 +78,13 @@ class Inbox:
                 replica.missed("late", now)
 
     def answer(self, replica: Replica, due: float) -> DraftTell | None:
-        """The answer to this step's question, if it is here. Raises ProtocolError for garbage."""
-        while time.monotonic() < due:
-            message = self._read(replica)
-            if message is None:
-                break
+        """The answer to this step's question, if it is here; at least one message is read. Raises ProtocolError for
+        garbage."""
+        while (message := self._read(replica)) is not None:
             if isinstance(message, DraftTell) and message.step == self.step:
                 return message
+            if time.monotonic() >= due:
+                break
         return None
 
     def accept(self, replica: Replica, question: Question, tell: DraftTell, drafts: Sequence[list[int]]) -> None:

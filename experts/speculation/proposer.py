@@ -156,7 +156,7 @@ class RemoteDrafts:
     ) -> Proposal:
         """Drafts for each row. ``pace`` is what a second of waiting costs, in tokens (0: not known); ``horizon`` is in
         how many seconds the next verdict is expected, ``rest`` how many steps will pass without a call. ``meanwhile``,
-        short and never raising, is called if answers are to be waited for, before the wait."""
+        short and never raising, is called if answers are waited for; its time is part of the wait."""
         began = time.monotonic()
         self._step += 1
         self._inbox.step = self._step
@@ -170,9 +170,10 @@ class RemoteDrafts:
         budget = self._worth(batches, pace, began)
         waiting = self._send(batches, budget, self._rhythm.stretched(horizon) if self._ahead else 0.0)
         asked = time.monotonic()
+        due = asked + min(GRACE * budget, self._deadline)
         if waiting and meanwhile:
             meanwhile()
-        draft = self._await(waiting, drafts, budget)
+        draft = self._await(waiting, drafts, due)
         answered = time.monotonic()
         wait = answered - asked
         self._rhythm.ended(answered, horizon, rest=rest)
@@ -303,14 +304,11 @@ class RemoteDrafts:
         self._stats.asked += len(waiting)
         return waiting
 
-    def _await(self, waiting: dict[Replica, Question], drafts: list[list[int]], budget: float) -> float:
-        """Read until every question is answered or time is up; how long the slowest drafter computed."""
-        due = time.monotonic() + min(GRACE * budget, self._deadline)
-        draft = 0.0
-        while waiting and (left := due - time.monotonic()) > 0:
-            ready = wait([replica.link for replica in waiting], left)
-            if not ready:
-                break
+    def _await(self, waiting: dict[Replica, Question], drafts: list[list[int]], due: float) -> float:
+        """Read until every question is answered or time is up; what is here by then counts. How long the slowest
+        drafter computed."""
+        draft, left = 0.0, due - time.monotonic()
+        while waiting and (ready := wait([replica.link for replica in waiting], max(left, 0.0))):
             for replica in [replica for replica in waiting if replica.link in ready]:
                 try:
                     tell = self._inbox.answer(replica, due)
@@ -322,6 +320,8 @@ class RemoteDrafts:
                 if tell is not None:
                     self._inbox.accept(replica, waiting.pop(replica), tell, drafts)
                     draft = max(draft, tell.compute)
+            if (left := due - time.monotonic()) <= 0:
+                break
         now = time.monotonic()
         for replica, question in waiting.items():
             replica.late(now, now - question.at, self._deadline)

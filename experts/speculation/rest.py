@@ -10,7 +10,7 @@ NAP = 12
 LIKE = 2.0
 """How many times as many requests, or as few, are another load."""
 PEEK = shadow.DEPTH + 2
-"""Steps after which shadow drafts have probably come and can be compared."""
+"""Steps after which shadow drafts have probably come and can be compared; if not, twice as many later."""
 SETTLED = 3
 """Plain steps in a row from which on they are settled (see ``Timing``)."""
 
@@ -21,6 +21,7 @@ class Rest:
     def __init__(self) -> None:
         self._kinds: frozenset[str] = frozenset()
         self._rows = self._left = self._passed = self._alone = 0
+        self._peek = PEEK
         self._drafting = self._shadowing = self._heeded = False
 
     def begin(self, choice: Choice) -> None:
@@ -28,12 +29,13 @@ class Rest:
         self._rows, self._left, self._passed = len(choice.depths), choice.rest, 0
         self._kinds = choice.kinds
         self._drafting, self._shadowing = any(choice.depths), any(choice.shadows)
+        self._peek = PEEK
         self._heeded = choice.notice is None or any(choice.notice)
 
     @property
     def peeks(self) -> bool:
         """Whether to compare shadow drafts though there is nothing to choose."""
-        return self._shadowing and self._left > 0 and self._passed == PEEK
+        return self._shadowing and self._left > 0 and self._passed == self._peek
 
     @property
     def quiet(self) -> bool:
@@ -58,6 +60,8 @@ class Rest:
         """Whether the next step, of these requests, needs no choice either. Each call counts as a step."""
         if self._left <= 0 or (self._passed >= NAP and another_load(len(sessions), self._rows)):
             return False
+        if self._passed == self._peek:
+            self._peek *= 2
         self._left -= 1
         self._passed += 1
         return True

@@ -8,7 +8,8 @@ from experts.speculation.depth import Choice, RowView
 STANDS = 8
 """Steps for which a choice may stand."""
 FEW, CHURN = 2, 4
-"""The number of rows that may have drafts may change by this, or by one in so many; beyond that other prices hold."""
+"""The number of rows that may have drafts may change by less than this and one, that of all rows by less than this, or
+either by one in so many; beyond that other prices hold."""
 
 
 Kind = tuple[str, bool]
@@ -59,8 +60,10 @@ class Standing:
     def holds(self, step: int, rows: Sequence[RowView]) -> list[Part] | None:
         """The rows' parts at ``step``, if the choice still stands: not for long, and not if anybody could do with more
         than was known."""
-        live = sum(row.room > 0 for row in rows)
-        if step - self.step >= STANDS or abs(live - self.live) > max(FEW, self.live // CHURN):
+        live, size = sum(row.room > 0 for row in rows), len(self.parts)
+        if step - self.step >= STANDS or abs(len(rows) - size) > max(FEW - 1, size // CHURN):
+            return None
+        if abs(live - self.live) > max(FEW, self.live // CHURN):
             return None
         found = []
         for row in rows:

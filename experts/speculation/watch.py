@@ -24,6 +24,8 @@ HABIT = 0.2
 """Weight of the newest shadow drafts in how many are usually right."""
 ODD, SOME = 1.5, 0.25
 """Multiple of that beyond which, by so many tokens of a row at least, something has changed."""
+MUCH = 1.0
+"""Tokens of a row that are a lot where nothing is usual yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +56,14 @@ class Watch:
         self._trials = trials
         self._compared: int | None = None
         self._news = False
-        self._usual = 0.0
+        self._usual: float | None = None
 
     def compared(self, step: int, right: float) -> bool:
         """Shadow drafts were, of which so many were right per row. Whether that is reason to look at once."""
         self._compared, self._news = step, True
-        odd = right > ODD * self._usual + SOME
-        self._usual += HABIT * (right - self._usual)
-        return odd
+        usual = self._usual
+        self._usual = right if usual is None else usual + HABIT * (right - usual)
+        return right > (MUCH if usual is None else ODD * usual + SOME)
 
     def look(self, newest: Outlook, step: int, *, damped: bool = True) -> None:
         """What there is to be seen now; not ``damped`` if it is others that are seen."""
@@ -77,7 +79,7 @@ class Watch:
 
     def forget(self) -> None:
         """What was seen before is answered by now, as drafts have been verified."""
-        self.outlook, self._compared, self._news = None, None, False
+        self.outlook, self._compared, self._news, self._usual = None, None, False, None
 
     @property
     def hopeful(self) -> bool:

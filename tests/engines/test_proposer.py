@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experts.engines.vllm_options import SECTION
-from experts.engines.vllm_proposer import Proposer, believable
+from experts.engines.vllm_proposer import LONG, Proposer, believable
 from experts.engines.vllm_steps import Row, wanted
-from experts.speculation.proposer import Proposal
+from experts.speculation.depth import Choice
+from experts.speculation.proposer import SPAN, Proposal
 
 CONTEXT, VOCABULARY = 50, 100
 
@@ -64,6 +65,37 @@ def test_answers_come_back_to_the_rows_they_were_asked_for() -> None:
     Scripted.follow(lambda history: [history.depth] * history.depth)
     rows = [row(10), row(10, sampled=0), row(23), row(24), row(10, speculate=False)]
     assert proposer().draft(rows) == [[4] * 4, [], [1], [], []]
+
+
+@pytest.mark.parametrize(
+    ("rest", "notice", "length", "said"),
+    [
+        (9, (False,), 10, False),
+        (9, (True,), 10, True),
+        (0, (False,), 10, True),
+        (9, (False,), LONG + 1, True),
+    ],
+)
+def test_while_nobody_is_to_have_drafts_only_long_prompts_are_announced(
+    *, rest: int, notice: tuple[bool], length: int, said: bool
+) -> None:
+    Scripted.follow(lambda history: [])
+    verifier = proposer()
+    verifier.steps.begin([row(10)])
+    verifier.steps._rest.begin(Choice((0,), (0.0,), 0.0, 0.0, "plain", "acceptance", rest=rest, notice=notice))
+    verifier.announce(row(length, sampled=0))
+    assert ("s" in Scripted.announced) is said
+
+
+def test_where_many_run_even_short_prompts_are_more_than_can_be_told_at_once() -> None:
+    Scripted.follow(lambda history: [])
+    verifier = proposer()
+    verifier.steps.begin([row(10)] * (SPAN // 20))
+    zeros = (0,) * (SPAN // 20)
+    verifier.steps._rest.begin(Choice(zeros, zeros, 0.0, 0.0, "plain", "acceptance", rest=9, notice=(False,)))
+    for length in (20, 21):
+        verifier.announce(row(length, sampled=0))
+        assert len(Scripted.announced.get("s", ())) == (21 if length == 21 else 0)
 
 
 def test_when_nobody_wants_drafts_nobody_is_asked() -> None:

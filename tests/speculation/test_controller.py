@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experts.speculation.controller import AdaptiveDepth, Experts
+from experts.speculation.controller import RIPE, AdaptiveDepth, Experts
 from experts.speculation.depth import FixedDepth, RowView, Timing, Verdict
 from experts.speculation.lessons import LEFT
 from experts.speculation.refresh import UNSEEN
-from experts.speculation.stance import OWED, Purse
+from experts.speculation.stance import DUTY, OWED, SPARING, Purse
 from experts.speculation.standing import STANDS
 from loadtests.drift import AHEAD, DEEPEST, SLOW, Engine, Pool, Run, Traffic, speed
 
@@ -315,6 +315,29 @@ def test_pace_and_horizon_are_those_of_the_step():
     wait = PROMPT.send + PROMPT.draft * max(step.choice.depths)
     assert step.choice.pace == pytest.approx(most * expected / (expected + wait), rel=0.15)
     assert all(0 <= gain <= depth for gain, depth in zip(step.choice.gains, step.choice.depths, strict=True))
+
+
+def test_a_choice_that_stands_is_renewed_while_drafts_are_waited_for():
+    driven = run(seed=3)
+    driven.phase(traffic(0.9), 200)
+    kept = []
+    for _ in range(4 * STANDS):
+        driven.step(traffic(0.9))
+        if driven.depths._kept:
+            kept.append(driven.depths._step - driven.depths._kept.standing.step)
+    assert len(kept) > 2 * STANDS
+    assert max(kept) <= RIPE
+
+
+@pytest.mark.parametrize(("shadows", "sparing"), [(True, True), (False, False)])
+def test_probes_are_rare_where_shadow_drafts_tell_and_only_there(*, shadows, sparing):
+    driven = run(AdaptiveDepth(DEEPEST, experts=ENGINE.experts, shadows=shadows))
+    driven.phase(traffic(0.9))
+    assert driven.depths._books.purse.share == DUTY
+    driven.phase(traffic(0.03), 100)
+    shares = [(driven.step(traffic(0.03)).choice.mode, driven.depths._books.purse.share) for _ in range(LONG)]
+    assert all(share == DUTY for mode, share in shares if mode != "plain")
+    assert (mean(share == SPARING for _, share in shares) > 0.5) is sparing
 
 
 def test_no_rows_are_no_choice():

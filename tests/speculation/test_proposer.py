@@ -24,6 +24,22 @@ def test_only_new_tokens_are_sent():
         assert (drafts.stats().asked, drafts.stats().answered, drafts.stats().drafted) == (2, 2, 8)
 
 
+def test_the_time_of_a_wait_may_be_used_and_other_time_may_not():
+    used = []
+    with scripted(good) as (_, peer), verifier(peer) as drafts:
+        drafts.propose([history("a", [5], 0)], meanwhile=lambda: used.append("nothing to wait for"))
+        assert used == []
+        drafts.propose([history("a", [5, 6], 2)], meanwhile=lambda: used.append("waiting"))
+        assert used == ["waiting"]
+
+
+def test_what_came_while_the_time_was_used_counts_though_time_is_up_then():
+    with scripted(good) as (_, peer), verifier(peer, deadline=0.2) as drafts:
+        drafts.propose([history("a", [5], 1)])
+        assert drafts.propose([history("a", [5, 6], 2)], meanwhile=lambda: time.sleep(0.3)).drafts == [[2, 3]]
+        assert drafts.stats().late == 0
+
+
 def test_rows_that_want_nothing_and_are_up_to_date_are_not_asked_about():
     with scripted(good) as (seen, peer), verifier(peer) as drafts:
         assert drafts.propose([history("a", [1], 0), history("b", [1], 1), history("c", [], 3)]).drafts == [[], [1], []]

@@ -27,13 +27,15 @@ def test_another_load_ends_a_rest_after_a_while_and_somebody_new_does_not():
     assert rest.goes_on(["c"])
 
 
-def test_shadow_drafts_are_looked_at_once_in_the_middle_of_a_rest():
+def test_shadow_drafts_are_looked_at_in_the_middle_of_a_rest_and_more_and_more_rarely():
     rest = Rest()
     rest.begin(choice(rest=PEEK + 2, shadows=(4,)))
     peeks = []
     while rest.goes_on(["a"]):
         peeks.append(rest.peeks)
     assert peeks == [False] * (PEEK - 1) + [True] + [False] * 2
+    rest.begin(choice(rest=5 * PEEK, shadows=(4,)))
+    assert [n for n in range(1, 5 * PEEK) if rest.goes_on(["a"]) and rest.peeks] == [PEEK, 2 * PEEK, 4 * PEEK]
     rest.begin(choice(rest=PEEK + 2))
     assert not any(rest.goes_on(["a"]) and rest.peeks for _ in range(PEEK + 2))
 

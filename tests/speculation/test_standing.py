@@ -48,7 +48,7 @@ def test_a_newcomer_gets_what_the_last_of_its_kind_got():
 def test_of_kinds_that_are_not_here_at_present_it_says_what_was_said_before():
     before = standing(row("a"), row("c", domain="code"), depths=[8, 5])
     kept = Standing.of(11, [row("b")], choice([6]), before)
-    assert depths(kept, row("b"), row("new", domain="code"), row("other"), step=12) == [6, 5, 6]
+    assert depths(kept, row("b"), row("new", domain="code"), step=12) == [6, 5]
 
 
 def test_one_in_its_prefill_waits_and_is_a_newcomer_after_it():
@@ -69,8 +69,12 @@ def test_another_batch_has_other_prices():
     kept = standing(*many)
     assert depths(kept, *many[:12]) == [8] * 12
     assert depths(kept, *many[:11]) is None
-    assert depths(standing(row("a")), row("a"), row("b"), row("c")) == [8, 8, 8]
-    assert depths(standing(row("a")), row("a"), row("b"), row("c"), row("d")) is None
+    assert depths(standing(row("a")), row("a"), row("b")) == [8, 8]
+    assert depths(standing(row("a")), row("a"), row("b"), row("c")) is None
+    ending = [row(name, 0) for name in "bcd"]
+    kept = standing(row("a"), *ending, depths=[8, 0, 0, 0])
+    assert depths(kept, row("a"), row("b"), row("c"), row("d", 0)) == [8, 8, 8, 0]
+    assert depths(kept, *[row(name) for name in "abcd"]) is None
     waiting = [row(str(number), 0) for number in range(12)]
     kept = standing(*many[12:], *waiting, depths=[8] * 4 + [0] * 12)
     assert depths(kept, *many) is None

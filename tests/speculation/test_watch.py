@@ -75,7 +75,9 @@ def test_where_looks_are_dear_they_are_few():
 
 def test_more_right_shadow_drafts_than_usual_are_a_reason_to_look_and_luck_is_none():
     watch = Watch(Trials(4), wanted=True)
-    assert watch.compared(1, 0.3), "nothing was usual yet"
+    assert not watch.compared(1, 0.3)
     assert not any(watch.compared(step, 0.3) for step in range(2, 9))
     assert not watch.compared(9, 0.5)
     assert watch.compared(10, 1.5)
+    watch.forget()
+    assert watch.compared(11, 1.5), "a lot, and nothing is usual any more"

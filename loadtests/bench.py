@@ -7,7 +7,11 @@ from loadtests import startup
 from loadtests.report import Outcome, publish
 from loadtests.speculation import bench as speculation
 
-BENCHES: dict[str, Callable[[], Outcome]] = {"startup": startup.measure, "speculation": speculation.measure}
+BENCHES: dict[str, Callable[[], Outcome]] = {
+    "startup": startup.measure,
+    "speculation": speculation.measure,
+    "controller": speculation.controller,
+}
 
 
 def main(names: Sequence[str]) -> int:

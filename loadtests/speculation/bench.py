@@ -2,10 +2,11 @@
 
 One core for the verifier, one for the draft server, as in the cluster; engines are loaded once and measured in turn.
 ``BENCH_QUICK=1`` takes a look in under three minutes; its figures are no results.
+``BENCH=controller`` is its trace alone, and traffic that drafts cannot foresee for longer.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -25,12 +26,12 @@ from loadtests.speculation.bars import (
     virtual_rows,
 )
 from loadtests.speculation.compare import Comparison, Effort
-from loadtests.speculation.messages import Prompt
+from loadtests.speculation.messages import Prompt, Run
 from loadtests.speculation.pair import embedded, random_pair
 from loadtests.speculation.plot import draw
 from loadtests.speculation.rig import Questions, Rig
 from loadtests.speculation.summary import Ceiling, Sample, Summary, ceilings, rate_of, summaries
-from loadtests.speculation.trace import Pace, Trace, phases, verdicts
+from loadtests.speculation.trace import Pace, Phase, Tempo, Trace, phases, steady, verdicts
 
 OURS = split(ahead=True, adaptive=True)
 FIXED = split(ahead=True, adaptive=False)
@@ -38,6 +39,7 @@ SYNC, SYNC_FIXED = split(ahead=False, adaptive=True), split(ahead=False, adaptiv
 ACCEPTANCES = (0.6, 0.8, 0.9)
 MAX_TOKENS = 160
 NOISE_TOKENS = 40
+BRIEF = Tempo(0.5, 0.15)
 SYNTHETIC = "real steps, synthetic acceptance"
 NOTES = """\
 plain: vLLM's LLMEngine without speculation, through the adapter that a replica uses (layout off).
@@ -64,6 +66,7 @@ class Plan:
     phase: float
     laps: int
     records: int
+    windows: int
     seeds: tuple[int, ...] = SEEDS
     narrow: bool = False
 
@@ -76,6 +79,7 @@ FULL = Plan(
     phase=3.0,
     laps=4,
     records=40,
+    windows=60,
 )
 QUICK = Plan(
     family=Effort((1, 4), rounds=1, seconds=0.8, settle=0.2, pool=4 * MIX, mix=MIX, dissected=(1, 4)),
@@ -84,6 +88,7 @@ QUICK = Plan(
     phase=0.5,
     laps=1,
     records=8,
+    windows=4,
     seeds=SEEDS[:1],
     narrow=True,
 )
@@ -119,9 +124,7 @@ class Bench:
 
     def embedded(self) -> None:
         """The family that ships, its real acceptance, its own ends of sequences; then the trace."""
-        pair = embedded()
-        pool = encoded(self._plan.family.pool, ANSWERABLE) + encoded(self._plan.records, (RECORDS,))
-        prompts = tuple(Prompt(each.domain, each.tokens) for each in pool)
+        pair, prompts = embedded(), self._prompts()
         one, both = co_resident(pair, (VERIFIER_CORE,)), co_resident(pair, (VERIFIER_CORE, DRAFT_CORE))
         arms = (PLAIN, one, OURS, FIXED) if self._plan.narrow else (PLAIN, one, both, SYNC, OURS, SYNC_FIXED, FIXED)
         with Rig(pair, Questions(prompts, MAX_TOKENS)) as rig:
@@ -135,12 +138,33 @@ class Bench:
             self.parts = list(comparison.dissect())
             self._show(summary_table("embedded family, one core each", summaries(self.samples)))
             self._show(budget_table("one step, milliseconds", self.parts))
-            trace = Trace(rig, OURS, FIXED, self._plan.phase)
-            course = phases([prompt.domain for prompt in prompts])
-            self._say("changing traffic")
-            trace.calibrate(course)
-            self.paces = list(trace.measure(course, self._plan.laps))
+            self._changing(rig, prompts)
             self._note(rig)
+
+    def controller(self) -> None:
+        """Nothing but the trace, and the traffic that drafts cannot foresee for a longer time: there the windows are
+        short and many, as a shared host changes its speed."""
+        prompts = self._prompts()
+        with Rig(embedded(), Questions(prompts, MAX_TOKENS)) as rig:
+            self._say("loading 3 engines")
+            rig.load((PLAIN, OURS, FIXED))
+            for arm in (PLAIN, OURS, FIXED):
+                rig.run(arm, Run(max(self._plan.family.batches), tuple(range(len(prompts))), 0.0, 0.0))
+            course = steady(phases([prompt.domain for prompt in prompts]))
+            self._say("traffic that drafts cannot foresee")
+            self.paces = _run(Trace(rig, OURS, FIXED, tempo=BRIEF, depths=(0,)), course, self._plan.windows)
+            self._changing(rig, prompts)
+            self._note(rig)
+
+    def _prompts(self) -> tuple[Prompt, ...]:
+        pool = encoded(self._plan.family.pool, ANSWERABLE) + encoded(self._plan.records, (RECORDS,))
+        return tuple(Prompt(each.domain, each.tokens) for each in pool)
+
+    def _changing(self, rig: Rig, prompts: tuple[Prompt, ...]) -> None:
+        self._say("changing traffic")
+        course = phases([prompt.domain for prompt in prompts])
+        trace = Trace(rig, OURS, FIXED, tempo=Tempo(self._plan.phase))
+        self.paces += _run(trace, course, self._plan.laps)
 
     def random(self) -> None:
         """The larger pair. Its words are noise, so acceptance is pretended; nobody can then foresee which token follows
@@ -190,9 +214,25 @@ class Bench:
         self._console.print(table)
 
 
+def _run(trace: Trace, course: Sequence[Phase], rounds: int) -> list[Pace]:
+    trace.calibrate(course)
+    return list(trace.measure(course, rounds))
+
+
+def controller() -> Outcome:
+    """The controller alone, on real engines: whether it loses against any fixed depth."""
+    bench = Bench(_plan(), Console(width=180))
+    bench.controller()
+    return Outcome(tuple(trace_rows(verdicts(bench.paces))), tuple(bench.paces))
+
+
+def _plan() -> Plan:
+    return QUICK if os.environ.get("BENCH_QUICK") else FULL
+
+
 def measure() -> Outcome:
     """The embedded family, the larger pair, and the controller once more in virtual time."""
-    plan = QUICK if os.environ.get("BENCH_QUICK") else FULL
+    plan = _plan()
     bench = Bench(plan, Console(width=180))
     bench.embedded()
     bench.random()

@@ -4,7 +4,7 @@ The arms take turns in every phase, as a shared host changes its speed within th
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import msgspec
@@ -60,18 +60,33 @@ def phases(domains: Sequence[str]) -> list[Phase]:
     ]
 
 
-class Trace:
-    """``tunable`` is the arm whose depth is fixed in turn, ``adaptive`` the one with the controller."""
+def steady(course: Sequence[Phase]) -> list[Phase]:
+    """Those in which nothing can be foreseen, each by itself."""
+    return [replace(each, name=f"nothing but {each.name}") for each in course if each.name.startswith("records")]
 
-    def __init__(self, rig: Rig, adaptive: Arm, tunable: Arm, seconds: float) -> None:
-        self._rig, self._adaptive, self._tunable, self._seconds = rig, adaptive, tunable, seconds
+
+@dataclass(frozen=True, slots=True)
+class Tempo:
+    """Seconds of a phase, and of what is not counted before it."""
+
+    seconds: float
+    settle: float = 0.0
+
+
+class Trace:
+    """``tunable`` is the arm whose depth is fixed in turn, to each of ``depths``, ``adaptive`` the one with the
+    controller."""
+
+    def __init__(self, rig: Rig, adaptive: Arm, tunable: Arm, *, tempo: Tempo, depths: Sequence[int] = FIXED) -> None:
+        self._rig, self._adaptive, self._tunable = rig, adaptive, tunable
+        self._tempo, self._depths = tempo, depths
         self._sizes: dict[str, int] = {}
 
     def calibrate(self, course: Sequence[Phase]) -> None:
         """How many prompts plain decoding needs for a phase of the right length."""
         for phase in course:
-            found = self._rig.run(PLAIN, Run(phase.batch, phase.order, self._seconds / 4, 0.0)).measured
-            size = round(self._seconds * found.finished / found.seconds)
+            found = self._rig.run(PLAIN, Run(phase.batch, phase.order, self._tempo.seconds / 4, 0.0)).measured
+            size = round(self._tempo.seconds * found.finished / found.seconds)
             self._sizes[phase.name] = max(phase.batch, size)
 
     def measure(self, course: Sequence[Phase], rounds: int) -> Iterator[Pace]:
@@ -83,13 +98,13 @@ class Trace:
                 yield self._pace(name, arm, course[place % len(course)])
 
     def _arms(self) -> list[tuple[str, Arm, int]]:
-        fixed = [(f"K={depth}", self._tunable if depth else PLAIN, depth) for depth in FIXED]
+        fixed = [(f"K={depth}", self._tunable if depth else PLAIN, depth) for depth in self._depths]
         return [(ADAPTIVE, self._adaptive, 0), *fixed]
 
     def _pace(self, name: str, arm: Arm, phase: Phase) -> Pace:
         size = self._sizes[phase.name]
         order = tuple(phase.order[index % len(phase.order)] for index in range(size))
-        measured = self._rig.run(arm, Run(phase.batch, order, self._seconds, 0.0)).measured
+        measured = self._rig.run(arm, Run(phase.batch, order, self._tempo.seconds, self._tempo.settle)).measured
         state = measured.speculation
         return Pace(phase.name, name, rate_of(measured), state.depth if state else 0.0)
 

@@ -18,6 +18,9 @@ OVER = {1: 0.05, 2: 0.02}
 stood still."""
 READING = 0.001
 """Seconds that an answer takes to be read which came in time."""
+FAIR = 0.75
+"""Jain's index is two thirds at most if one of three gets nothing, and one if all get the same; but each verifier sets
+its own limits, by what drafts are worth to it, so not even a fair replica answers as many of each within them."""
 LENGTH = 64
 SHARED = {"layout": "shared", "pool": "draft", "depth": 6, "deadline_ms": 1000 * DEADLINE}
 LOADS = {"general": (120, 12), "code": (60, 4), "tools": (24, 1)}
@@ -69,4 +72,4 @@ def test_three_verifiers_share_a_draft_replica_and_none_waits_beyond_its_deadlin
         assert sum(event.speculation.accepted) > LENGTH
         for deadlines, share in OVER.items():
             assert overdue(event.waits, deadlines) <= share, sorted(event.waits)[-40:]
-    assert fairness > 0.9
+    assert fairness > FAIR, shares

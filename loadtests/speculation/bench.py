@@ -31,7 +31,7 @@ from loadtests.speculation.pair import embedded, random_pair
 from loadtests.speculation.plot import draw
 from loadtests.speculation.rig import Questions, Rig
 from loadtests.speculation.summary import Ceiling, Sample, Summary, ceilings, rate_of, summaries
-from loadtests.speculation.trace import Pace, Phase, Tempo, Trace, phases, steady, verdicts
+from loadtests.speculation.trace import Pace, Phase, Tempo, Trace, Verdict, phases, steady, verdicts
 
 OURS = split(ahead=True, adaptive=True)
 FIXED = split(ahead=True, adaptive=False)
@@ -153,6 +153,7 @@ class Bench:
             course = steady(phases([prompt.domain for prompt in prompts]))
             self._say("traffic that drafts cannot foresee")
             self.paces = _run(Trace(rig, OURS, FIXED, tempo=BRIEF, depths=(0,)), course, self._plan.windows)
+            self._show(_verdicts("traffic that drafts cannot foresee", verdicts(self.paces)))
             self._changing(rig, prompts)
             self._note(rig)
 
@@ -164,7 +165,9 @@ class Bench:
         self._say("changing traffic")
         course = phases([prompt.domain for prompt in prompts])
         trace = Trace(rig, OURS, FIXED, tempo=Tempo(self._plan.phase))
-        self.paces += _run(trace, course, self._plan.laps)
+        paces = _run(trace, course, self._plan.laps)
+        self._show(_verdicts("changing traffic", verdicts(paces)))
+        self.paces += paces
 
     def random(self) -> None:
         """The larger pair. Its words are noise, so acceptance is pretended; nobody can then foresee which token follows
@@ -217,6 +220,16 @@ class Bench:
 def _run(trace: Trace, course: Sequence[Phase], rounds: int) -> list[Pace]:
     trace.calibrate(course)
     return list(trace.measure(course, rounds))
+
+
+def _verdicts(title: str, found: Sequence[Verdict]) -> Table:
+    """What became of each phase."""
+    table = Table(title=title)
+    for head in ("phase", "against", "ratio", "spread"):
+        table.add_column(head, justify="right" if head in ("ratio", "spread") else "left")
+    for row, each in zip(trace_rows(found), found, strict=True):
+        table.add_row(each.phase, each.best, f"{row.ratio:.3f}", f"{row.spread[0]:.2f}..{row.spread[1]:.2f}")
+    return table
 
 
 def controller() -> Outcome:

@@ -115,7 +115,7 @@ def verdicts(paces: Sequence[Pace]) -> list[Verdict]:
 
 
 def _by_arm(paces: Sequence[Pace], phase: str) -> dict[str, tuple[float, ...]]:
-    names = dict.fromkeys(pace.arm for pace in paces)
+    names = dict.fromkeys(pace.arm for pace in paces if pace.phase == phase)
     return {name: tuple(p.speed for p in paces if (p.phase, p.arm) == (phase, name)) for name in names}
 
 

@@ -8,8 +8,8 @@ from experts.speculation.depth import Choice, RowView
 STANDS = 8
 """Steps for which a choice may stand."""
 FEW, CHURN = 2, 4
-"""The number of rows that may have drafts may change by less than this and one, that of all rows by less than this, or
-either by one in so many; beyond that other prices hold."""
+"""The number of rows that may have drafts may change by ``FEW``, that of all rows by one less, and both by one in
+``CHURN``; beyond that other prices hold."""
 
 
 Kind = tuple[str, bool]

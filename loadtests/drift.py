@@ -152,7 +152,10 @@ class Run:
         drafted = choice.depths if came and any(choice.depths) else (0,) * len(self._requests)
         accepted = [self._accepted(each, depth) for each, depth in zip(self._requests, drafted, strict=True)]
         rows, tokens = len(drafted), len(drafted) + sum(drafted)
-        settled = self._rest.ended()
+        if self._rest.peeks:
+            self._compare()
+        rests = self._rest.goes_on(self._requests)
+        settled = self._rest.settled if rests else self._rest.ended()
         verify = self.engine.measured(rows, tokens, self.luck, settled=settled)
         self.now += wait + verify
         verdicts = [
@@ -160,13 +163,10 @@ class Run:
             for each, depth, right in zip(self._requests, drafted, accepted, strict=True)
             if depth
         ]
-        if self._rest.peeks:
-            self._compare()
-        if self._rest.goes_on(self._requests):
-            self._choice = choice
-            self.depths.rest(look)
+        self._choice = choice if rests else None
+        if rests:
+            self.depths.rested(1, look)
         else:
-            self._choice = None
             self.depths.judge(verdicts, self.now)
             context = sum(each.context for each in self._requests)
             self.depths.time(Timing(rows, tokens, context, verify, wait, settled=settled), self.now)

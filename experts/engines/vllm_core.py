@@ -56,7 +56,7 @@ class Core:
 
     def step(self) -> None:
         self._engine.step()
-        if self._speculates and self.meter.asks(busy=self.busy):
+        if self._speculates and self.meter.asks(busy=not self.stuck or self.busy):
             self.meter.speculated(self._engine.collective_rpc("speculation"))
 
     def take(self) -> list[Chunk]:

@@ -147,6 +147,14 @@ class DraftingRunner(SpeculatingRunner):
     model_config: Any
     speculative_config: Any
     _draft_token_ids: Any
+    _rests: bool
+    _speculative: Any
+    _plain: Any
+
+    def prepare(self, *, leads: bool) -> None:
+        super().prepare(leads=leads)
+        self._rests, self._speculative = False, self.speculative_config
+        self._plain = self._speculative if self.model_config.is_hybrid else None
 
     def use_drafts(self, peers: tuple[DraftPeer, ...]) -> None:
         if self._leads:
@@ -171,10 +179,35 @@ class DraftingRunner(SpeculatingRunner):
         del metadata
         return True
 
+    def _update_states(self, scheduler_output: Any) -> Any:
+        """A step that neither has drafts nor makes any for the next runs as in an engine that never has any: what vLLM
+        does for them counts where steps are short. Not for models with recurrent layers, whose states are kept by
+        drafts."""
+        after = super()._update_states(scheduler_output)
+        self._rests = self._resting(scheduler_output)
+        self.speculative_config = self._plain if self._rests else self._speculative
+        return after
+
+    def _resting(self, scheduler_output: Any) -> bool:
+        if not self._leads or not scheduler_output.total_num_scheduled_tokens:
+            return False
+        if self.steps.peeks:
+            self.drafter.compare(
+                (session, self._tokens(index)) for index, session in enumerate(self.input_batch.req_ids)
+            )
+        return not scheduler_output.scheduled_spec_decode_tokens and self.steps.rests(self.input_batch.req_ids)
+
+    def sample_tokens(self, grammar_output: Any) -> Any:
+        output = super().sample_tokens(grammar_output)  # type: ignore[misc]  # vLLM's runner is the other base
+        if self._rests:
+            self.speculative_config = self._speculative
+            self.steps.rested()
+        return output
+
     def _prepare_inputs(self, scheduler_output: Any, num_scheduled_tokens: Any) -> Any:
         """A step without drafts is prepared as in an engine that never has any, and drafting does not look at what is
-        left out. Models with recurrent layers need it, as states are kept by drafts there."""
-        if scheduler_output.scheduled_spec_decode_tokens or self.model_config.is_hybrid:
+        left out. Models with recurrent layers need it, as above."""
+        if self._rests or scheduler_output.scheduled_spec_decode_tokens or self.model_config.is_hybrid:
             return super()._prepare_inputs(scheduler_output, num_scheduled_tokens)  # type: ignore[misc]
         config, self.speculative_config = self.speculative_config, None
         try:
@@ -188,13 +221,7 @@ class DraftingRunner(SpeculatingRunner):
 
     def propose_draft_token_ids(self, scheduler_output: Any, sampled: Any, *args: Any, **kwargs: Any) -> Any:
         del args, kwargs
-        if not self._leads:
-            return [[] for _ in sampled]
-        if self.steps.peeks:
-            self.drafter.compare(
-                (session, self._tokens(index)) for index, session in enumerate(self.input_batch.req_ids)
-            )
-        if self.steps.rest(self.input_batch.req_ids):
+        if not self._leads or self._rests:
             return [[] for _ in sampled]
         rows = self._rows(scheduler_output, sampled)
         return self.drafter.draft(rows, scheduler_output.num_spec_tokens_to_schedule)

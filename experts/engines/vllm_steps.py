@@ -64,8 +64,9 @@ def wanted(row: Row, *, depth: int, context: int) -> int:
 
 class Steps:
     """Between two steps of the engine: ``begin`` takes in the one that ended and gives the depths for the next,
-    ``end`` is called when its drafts are there; or ``rest`` says that neither is needed. Nothing raises: what fails is
-    counted in ``failures``, logged once for each kind, and means no drafts.
+    ``end`` is called when its drafts are there. Before a step, ``rests`` says if there will be nothing to begin at its
+    end; then ``rested`` is called there. Nothing raises: what fails is counted in ``failures``, logged once for each
+    kind, and means no drafts.
 
     ``rooms`` are how many drafts each row of the last ``begin`` could use, ``calls`` follows those that may call tools.
     ``depth`` is the most of any row, ``context`` the model's; ``strict``: rows bound by a grammar, or inside a tool
@@ -88,7 +89,8 @@ class Steps:
         self.calls: Strict | None = None
         self._sessions: tuple[str, ...] = ()
         self._rest = Rest()
-        self._began = self._ended = self._wait = self._draft = 0.0
+        self._passed = 0
+        self._began = self._ended = self._wait = self._draft = self._looked = 0.0
         self._tally = _Tally(self._depth)
 
     def begin(self, rows: Sequence[Row], limit: int | None = None) -> Choice:
@@ -97,6 +99,7 @@ class Steps:
         depth = self._depth if limit is None else min(limit, self._depth)
         views = [self._view(row, depth) for row in rows]
         self.rooms = tuple(view.room for view in views)
+        self._catch_up()
         try:
             self._learn(rows, now)
             choice = self._depths.choose(views, now)
@@ -120,24 +123,24 @@ class Steps:
         if self.allows(row):
             self._rest.opened(row.domain)
 
-    def rest(self, sessions: Collection[str]) -> bool:
-        """Whether the step that ended, with these requests, and the next are among those that there is nothing to say
-        about. Called instead of ``begin``; if not, ``begin`` is due."""
+    def rests(self, sessions: Collection[str]) -> bool:
+        """Whether the step that is about to run, with these requests, is one of those that there is nothing to say
+        about. Most steps of plain decoding are, and are as short as vLLM can make them: what is done in each is done
+        here and in ``rested``, and is little."""
         if not self._rest.goes_on(sessions):
             return False
-        self._rest.ended()
-        try:
-            self._depths.rest(self._wait)
-        except Exception as error:  # noqa: BLE001 - a controller may not end the engine
-            self.failed(error)
+        self._looked += self._wait
+        self._passed += 1
         self._sessions, self._wait, self._draft = tuple(sessions), 0.0, 0.0
-        self._tally.rested()
-        self._ended = self._clock()
         return True
+
+    def rested(self) -> None:
+        """That step has ended."""
+        self._ended = self._clock()
 
     @property
     def peeks(self) -> bool:
-        """Whether to compare shadow drafts now, though ``begin`` is not due."""
+        """Whether to compare shadow drafts now, before a step that probably rests."""
         return self._rest.peeks
 
     @property
@@ -146,7 +149,8 @@ class Steps:
         return self._rest.quiet
 
     def compared(self, verdicts: Sequence[Verdict]) -> None:
-        """What would have become of shadow drafts. Called before ``begin``, which may be due at once now."""
+        """What would have become of shadow drafts. Called before ``begin`` or ``rests``: a rest may be over now."""
+        self._catch_up()
         self._tally.compared(len(verdicts))
         if self._depths.compared(verdicts):
             self._rest.interrupt()
@@ -191,7 +195,20 @@ class Steps:
             logger.warning("drafts failed with %s (reported once): %s", kind, error)
 
     def state(self) -> SpeculationState:
+        self._catch_up()
         return self._tally.state()
+
+    def _catch_up(self) -> None:
+        """Tell of the steps that were only counted."""
+        passed, looked = self._passed, self._looked
+        if not passed:
+            return
+        self._passed, self._looked = 0, 0.0
+        self._tally.rested(passed)
+        try:
+            self._depths.rested(passed, looked)
+        except Exception as error:  # noqa: BLE001 - a controller may not end the engine
+            self.failed(error)
 
     def _view(self, row: Row, depth: int) -> RowView:
         row = replace(row, strict=True) if self._in_call(row) else row
@@ -282,9 +299,9 @@ class _Tally:
     def compared(self, count: int) -> None:
         self._compared += count
 
-    def rested(self) -> None:
-        self._steps += 1
-        self._depth -= SMOOTHING * self._depth
+    def rested(self, steps: int) -> None:
+        self._steps += steps
+        self._depth *= (1.0 - SMOOTHING) ** steps
 
     def chosen(self, choice: Choice) -> None:
         if choice.mode != self.mode:

@@ -6,6 +6,8 @@ from experts.speculation.stance import OUTLIER, Purse, Tally
 
 AFTERMATH = 0.4
 """What the first plain steps after drafts cost beyond their usual time, in plain steps."""
+LONG = 16.0
+"""Plain steps' time for which one step earns at most."""
 FADING = 0.97
 """What a loss still counts at the next step: who has speculated for long has not begun in vain."""
 
@@ -40,7 +42,7 @@ class Books:
         """A step that took so long; in plain steps."""
         tokens = 1.0 + asked.accepted / len(asked.depths)
         spent = seconds / asked.plain
-        self.earn(spent)
+        self.earn(min(spent, LONG))
         if asked.mode == "probe":
             waited = asked.wait / asked.plain
             self.pay(min(spent - waited, OUTLIER) + waited - tokens)

@@ -150,10 +150,10 @@ class AdaptiveDepth:
             )
             self._keep(choice, batch.tariff.plain)
 
-    def rest(self, spent: float) -> None:
-        """A plain step that was not asked about."""
-        self._step += 1
-        self._books.earn(1.0)
+    def rested(self, steps: int, spent: float) -> None:
+        """Plain steps that were not asked about."""
+        self._step += steps
+        self._books.earn(float(steps))
         if spent:
             self._costs.looked(spent)
 

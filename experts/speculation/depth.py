@@ -53,7 +53,7 @@ class Choice:
     many tokens per second are made in the long run, so what a second of waiting costs (0: not known), ``horizon`` the
     seconds until the step's verdict. ``mode`` is what the step does ("plain", "speculate", "probe"), ``reason`` why the
     last change of mode was made. For ``rest`` steps after this one there is nothing to choose (what ends them sooner:
-    ``rest.py``): they are plain too, and only to be counted (see ``Depths.rest``). ``notice``: the rows without drafts
+    ``rest.py``): they are plain too, and only counted (see ``Depths.rested``). ``notice``: the rows without drafts
     that may have some soon, so that drafters should know their tokens (None: all). ``kinds``: a request of another kind
     ends the rest when it comes (none: no request does). ``shadows``: how many shadow drafts each row of a plain step is
     to have, to be compared with what it makes (empty: none; see ``shadow.py``)."""
@@ -75,9 +75,9 @@ class Depths(Protocol):
 
     def choose(self, rows: Sequence[RowView], now: float) -> Choice: ...
 
-    def rest(self, spent: float) -> None:
-        """Another step has passed that was not asked about. ``spent``: seconds that the choice before it took, if it is
-        the first after one, else 0."""
+    def rested(self, steps: int, spent: float) -> None:
+        """So many ``steps`` have passed that were not asked about. ``spent``: seconds that the choice before them took,
+        or 0 if that was told before."""
 
     def ponder(self) -> None:
         """There is time to spare before the next choice."""
@@ -105,7 +105,7 @@ class FixedDepth:
         gains = tuple(float(depth) for depth in depths)
         return Choice(depths, gains, pace=0.0, horizon=float("inf"), mode="speculate", reason="fixed")
 
-    def rest(self, spent: float) -> None:
+    def rested(self, steps: int, spent: float) -> None:
         """It is all the same."""
 
     def ponder(self) -> None:

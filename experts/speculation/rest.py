@@ -16,7 +16,8 @@ SETTLED = 3
 
 
 class Rest:
-    """What a choice means for the steps after it: ``begin`` with the choice, then ``ended`` for every step."""
+    """What a choice means for the steps after it: ``begin`` with the choice, then for every step either ``goes_on``, if
+    that is so, or ``ended``."""
 
     def __init__(self) -> None:
         self._kinds: frozenset[str] = frozenset()
@@ -54,16 +55,22 @@ class Rest:
     def ended(self) -> bool:
         """A step is over; whether it was a settled one."""
         self._alone = 0 if self._drafting else self._alone + 1
+        return self.settled
+
+    @property
+    def settled(self) -> bool:
+        """Whether the last step that was counted is a settled one."""
         return self._alone >= SETTLED
 
     def goes_on(self, sessions: Sized) -> bool:
-        """Whether the next step, of these requests, needs no choice either. Each call counts as a step."""
+        """Whether the step that begins now, of these requests, needs no choice at its end. If so, it is counted."""
         if self._left <= 0 or (self._passed >= NAP and another_load(len(sessions), self._rows)):
             return False
         if self._passed == self._peek:
             self._peek *= 2
         self._left -= 1
         self._passed += 1
+        self._alone += 1
         return True
 
 

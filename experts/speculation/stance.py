@@ -149,7 +149,7 @@ class Purse:
     share: float = DUTY
 
     def earn(self, spent: float) -> "Purse":
-        return Purse(min(self.saved + self.share * min(spent, 16.0), SAVED), self.share)
+        return Purse(min(self.saved + self.share * spent, SAVED), self.share)
 
     def until(self, price: float) -> int:
         """In how many plain steps there will be enough."""

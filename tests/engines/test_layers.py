@@ -34,17 +34,27 @@ class Excited(FixedDepth):
         return bool(verdicts)
 
 
-@pytest.mark.parametrize(("verdicts", "drafted"), [([], 0), ([Verdict("b", 4, 4)], 1)])
-def test_in_the_middle_of_a_rest_shadow_drafts_are_compared_with_what_was_made(
-    verdicts: list[Verdict], drafted: int
-) -> None:
+class Plainly:
+    """As much of vLLM's runner as a step without drafts needs: with speculation configured it asks for drafts."""
+
+    speculative_config: object = "configured"
+
+    def _update_states(self, scheduler_output) -> None:
+        self.plan = scheduler_output
+
+    def sample_tokens(self, grammar_output) -> list[list[int]] | None:
+        del grammar_output
+        return self.speculative_config and self.propose_draft_token_ids(self.plan, [[2], [13]])
+
+
+def runner_with(steps: Steps, verdicts: list[Verdict], *, hybrid: bool = False):
     from experts.engines.vllm_layers import DraftingRunner
 
-    steps = Steps(Excited(0), depth=4, context=64)
-    steps._rest.begin(Choice((0, 0), (0.0, 0.0), 0.0, 0.0, "plain", "acceptance", rest=PEEK + 3, shadows=(0, 4)))
-    runner = DraftingRunner()
-    runner._leads, runner.drafter = True, Curious(steps, verdicts)
-    runner.steps = steps
+    runner = type("Runner", (DraftingRunner, Plainly), {})()
+    runner._leads, runner._rests, runner._speculative = True, False, runner.speculative_config
+    runner._plain = runner.speculative_config if hybrid else None
+    runner.drafter, runner.steps = Curious(steps, verdicts), steps
+    runner.model_config = SimpleNamespace(is_hybrid=hybrid)
     runner.requests = {
         name: SimpleNamespace(
             num_prompt_tokens=2,
@@ -55,15 +65,68 @@ def test_in_the_middle_of_a_rest_shadow_drafts_are_compared_with_what_was_made(
     runner.input_batch = SimpleNamespace(
         req_ids=["a", "b"], token_ids_cpu=np.arange(20).reshape(2, 10), num_tokens_no_spec=np.array([3, 4])
     )
-    plan = SimpleNamespace(
-        num_spec_tokens_to_schedule=None,
-        num_invalid_spec_tokens=None,
-        scheduled_spec_decode_tokens={},
-        num_scheduled_tokens={"a": 1, "b": 1},
-    )
+    return runner
+
+
+def scheduled(**changes):
+    """The scheduler's output for one decode step of both requests."""
+    usual = {
+        "num_spec_tokens_to_schedule": None,
+        "num_invalid_spec_tokens": None,
+        "scheduled_spec_decode_tokens": {},
+        "num_scheduled_tokens": {"a": 1, "b": 1},
+        "total_num_scheduled_tokens": 2,
+        "finished_req_ids": set(),
+        "preempted_req_ids": None,
+        "scheduled_new_reqs": [],
+        "scheduled_cached_reqs": SimpleNamespace(resumed_req_ids=set()),
+    }
+    return SimpleNamespace(**usual | changes)
+
+
+def resting(steps: int, shadows: tuple[int, ...] = ()) -> Choice:
+    return Choice((0, 0), (0.0, 0.0), 0.0, 0.0, "plain", "acceptance", rest=steps, shadows=shadows)
+
+
+@pytest.mark.parametrize(("verdicts", "drafted"), [([], 0), ([Verdict("b", 4, 4)], 1)])
+def test_in_the_middle_of_a_rest_shadow_drafts_are_compared_with_what_was_made(
+    verdicts: list[Verdict], drafted: int
+) -> None:
+    steps = Steps(Excited(0), depth=4, context=64)
+    steps._rest.begin(resting(PEEK + 3, (0, 4)))
+    runner = runner_with(steps, verdicts)
     for _ in range(PEEK):
-        assert runner.propose_draft_token_ids(plan, [[2], [13]]) == [[], []]
+        runner._update_states(scheduled())
+        assert runner.sample_tokens(None) is None
         assert runner.drafter.seen == []
-    assert runner.propose_draft_token_ids(plan, [[2], [13]]) == [[], []]
+    runner._update_states(scheduled())
+    runner.sample_tokens(None)
     assert runner.drafter.seen == [("a", [0, 1, 2]), ("b", [10, 11, 12, 13])]
     assert runner.drafter.drafted == drafted
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_a_step_that_rests_runs_as_if_speculation_were_not_configured_but_for_recurrent_models(hybrid: bool) -> None:
+    steps = Steps(FixedDepth(0), depth=4, context=64)
+    runner = runner_with(steps, [], hybrid=hybrid)
+    steps._rest.begin(resting(1))
+    runner._update_states(scheduled())
+    assert runner.speculative_config == ("configured" if hybrid else None)
+    assert runner.sample_tokens(None) == ([[], []] if hybrid else None)
+    assert (runner.speculative_config, runner.drafter.drafted) == ("configured", 0)
+    runner._update_states(scheduled())
+    assert runner.sample_tokens(None) == [[], []]
+    assert runner.drafter.drafted == 1
+
+
+@pytest.mark.parametrize("changes", [{"scheduled_spec_decode_tokens": {"a": [1]}}, {"total_num_scheduled_tokens": 0}])
+def test_a_step_with_drafts_or_without_tokens_is_no_rest(changes: dict[str, object]) -> None:
+    steps = Steps(FixedDepth(0), depth=4, context=64)
+    runner = runner_with(steps, [])
+    steps._rest.begin(resting(1))
+    runner._update_states(scheduled(**changes))
+    assert runner.speculative_config == "configured"
+    runner._update_states(scheduled())
+    assert runner.speculative_config is None, "the rest is still to come"
+    runner._update_states(scheduled(total_num_scheduled_tokens=0))
+    assert runner.speculative_config == "configured", "though nothing was sampled in between"

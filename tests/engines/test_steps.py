@@ -19,8 +19,8 @@ class Recording(FixedDepth):
         super().__init__(depth)
         self.depth = depth
         self.verdicts, self.timings, self.closed, self.views = [], [], [], []
-        self.leisure = self.rested = 0
-        self.spent = []
+        self.leisure = 0
+        self.passed = []
         self.odd = False
         self.kinds = frozenset()
 
@@ -28,9 +28,8 @@ class Recording(FixedDepth):
         self.views = list(rows)
         return replace(FixedDepth(self.depth).choose(rows, now), rest=self.leisure, kinds=self.kinds)
 
-    def rest(self, spent):
-        self.rested += 1
-        self.spent.append(spent)
+    def rested(self, steps, spent):
+        self.passed.append((steps, spent))
 
     def ponder(self):
         raise ValueError("nothing to think of")
@@ -137,12 +136,19 @@ def test_no_more_than_vllm_would_schedule_is_chosen() -> None:
 def test_steps_that_there_is_nothing_to_say_about_are_passed_over_and_counted() -> None:
     bench = Bench()
     bench.depths.leisure = 2
-    assert not bench.steps.rest(["a"])
+    assert not bench.steps.rests(["a"])
     bench.step(row())
-    assert [bench.steps.rest(["a"]) for _ in range(4)] == [True, True, False, False]
-    assert bench.depths.rested == 2
-    assert bench.depths.spent == pytest.approx([0.001, 0.0]), "the choice's own time, once"
+    assert [bench.steps.rests(["a"]) for _ in range(4)] == [True, True, False, False]
     assert bench.steps.state().steps == 3
+    assert bench.depths.passed == [(2, pytest.approx(0.001))], "the choice's own time, once"
+    bench.depths.leisure = 3
+    bench.step(row())
+    assert bench.steps.rests(["a"])
+    bench.steps.compared([Verdict("a", 4, 0)])
+    assert bench.steps.rests(["a"])
+    bench.step(row())
+    assert [steps for steps, _ in bench.depths.passed[1:]] == [1, 1], "told before anything else is"
+    assert bench.depths.passed[2][1] == 0.0
 
 
 @pytest.mark.parametrize("odd", [False, True])
@@ -151,7 +157,7 @@ def test_a_rest_is_over_when_shadow_drafts_show_something_new(odd: bool) -> None
     bench.depths.leisure, bench.depths.odd = 9, odd
     bench.step(row())
     bench.steps.compared([Verdict("a", 4, 4)])
-    assert bench.steps.rest(["a"]) is not odd
+    assert bench.steps.rests(["a"]) is not odd
 
 
 def test_a_controller_that_fails_while_drafts_are_waited_for_ends_nothing() -> None:
@@ -168,7 +174,7 @@ def test_who_comes_with_better_prospects_is_not_left_waiting_for_the_end_of_a_re
     bench.depths.leisure, bench.depths.kinds = 9, frozenset({"bad"})
     bench.step(row(domain="bad"))
     bench.steps.opened(row("b", **{"domain": "good"} | came))
-    assert bench.steps.rest(["a", "b"]) == goes_on
+    assert bench.steps.rests(["a", "b"]) == goes_on
 
 
 @pytest.mark.parametrize(("others", "timed"), [([], 1), (["b"], 0)])
@@ -178,8 +184,9 @@ def test_the_first_step_after_a_rest_is_timed_by_itself_if_its_requests_were_the
     bench = Bench()
     bench.depths.leisure = 1
     bench.step(row())
+    assert bench.steps.rests(["a", *others])
     bench.now += 0.5
-    assert bench.steps.rest(["a", *others])
+    bench.steps.rested()
     bench.step(row(), verify=0.003)
     assert [timing.verify for timing in bench.depths.timings] == pytest.approx([0.003] * timed)
 

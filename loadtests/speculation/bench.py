@@ -2,7 +2,8 @@
 
 One core for the verifier, one for the draft server, as in the cluster; engines are loaded once and measured in turn.
 ``BENCH_QUICK=1`` takes a look in under three minutes; its figures are no results.
-``BENCH=controller`` is its trace alone, and traffic that drafts cannot foresee for longer.
+``BENCH=controller`` is its trace alone, and for longer what drafts cannot foresee: made-up traffic, and a verifier that
+was upgraded without its draft.
 """
 
 import os
@@ -31,7 +32,8 @@ from loadtests.speculation.pair import embedded, random_pair
 from loadtests.speculation.plot import draw
 from loadtests.speculation.rig import Questions, Rig
 from loadtests.speculation.summary import Ceiling, Sample, Summary, ceilings, rate_of, summaries
-from loadtests.speculation.trace import Pace, Phase, Tempo, Trace, Verdict, phases, steady, verdicts
+from loadtests.speculation.trace import Pace, Phase, Tempo, Trace, Verdict, phases, steady, upgraded, verdicts
+from loadtests.speculation.upgrade import renumbering, upgraded_pair
 
 OURS = split(ahead=True, adaptive=True)
 FIXED = split(ahead=True, adaptive=False)
@@ -151,11 +153,28 @@ class Bench:
             for arm in (PLAIN, OURS, FIXED):
                 rig.run(arm, Run(max(self._plan.family.batches), tuple(range(len(prompts))), 0.0, 0.0))
             course = steady(phases([prompt.domain for prompt in prompts]))
-            self._say("traffic that drafts cannot foresee")
-            self.paces = _run(Trace(rig, OURS, FIXED, tempo=BRIEF, depths=(0,)), course, self._plan.windows)
-            self._show(_verdicts("traffic that drafts cannot foresee", verdicts(self.paces)))
+            self._against_plain("traffic that drafts cannot foresee", rig, course)
             self._changing(rig, prompts)
             self._note(rig)
+
+    def collapsed(self) -> None:
+        """The old draft model under a new verifier, which agrees with next to nothing it says."""
+        ids = renumbering()
+        prompts = tuple(Prompt(each.domain, tuple(ids[token] for token in each.tokens)) for each in self._prompts())
+        with upgraded_pair() as pair, Rig(pair, Questions(prompts, MAX_TOKENS)) as rig:
+            self._say(f"{pair.name}: loading 2 engines")
+            rig.load((PLAIN, OURS))
+            for arm in (PLAIN, OURS):
+                rig.run(arm, Run(max(self._plan.family.batches), tuple(range(len(prompts))), 0.0, 0.0))
+            self._against_plain(pair.name, rig, upgraded(phases([prompt.domain for prompt in prompts])))
+            self._note(rig)
+
+    def _against_plain(self, title: str, rig: Rig, course: Sequence[Phase]) -> None:
+        """The controller in turn with plain vLLM alone, in many short windows."""
+        self._say(title)
+        paces = _run(Trace(rig, OURS, FIXED, tempo=BRIEF, depths=(0,)), course, self._plan.windows)
+        self._show(_verdicts(title, verdicts(paces)))
+        self.paces += paces
 
     def _prompts(self) -> tuple[Prompt, ...]:
         pool = encoded(self._plan.family.pool, ANSWERABLE) + encoded(self._plan.records, (RECORDS,))
@@ -236,6 +255,7 @@ def controller() -> Outcome:
     """The controller alone, on real engines: whether it loses against any fixed depth."""
     bench = Bench(_plan(), Console(width=180))
     bench.controller()
+    bench.collapsed()
     return Outcome(tuple(trace_rows(verdicts(bench.paces))), tuple(bench.paces))
 
 

@@ -60,6 +60,12 @@ def phases(domains: Sequence[str]) -> list[Phase]:
     ]
 
 
+def upgraded(course: Sequence[Phase]) -> list[Phase]:
+    """Traffic that the draft model knew well, until the verifier was upgraded without it."""
+    (order,) = {each.order for each in course if each.name.startswith("code")}
+    return [Phase(f"verifier upgraded, draft not: code, {batch}", batch, order) for batch in (4, 16)]
+
+
 def steady(course: Sequence[Phase]) -> list[Phase]:
     """Those in which nothing can be foreseen, each by itself."""
     return [replace(each, name=f"nothing but {each.name}") for each in course if each.name.startswith("records")]

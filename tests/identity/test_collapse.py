@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from experts.api import SpeculationState
+from loadtests.speculation.upgrade import renumbered, renumbering
 from tests.cluster.test_exactness import encoded
 from tests.identity.engine import EngineProcess, Load
 from tests.identity.faults import replicas
-from tests.identity.models import renumbered, renumbering
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 

@@ -106,7 +106,7 @@ class AdaptiveDepth:
             depths, tried = self._decide(batch, tried)
             mode, reason = self._stance.mode, self._stance.reason
             if mode == "speculate" and self._refresh.begins(
-                self._step, self._costs.age(len(batch.room)), batch.ratio(depths), self._books
+                self._step, self._costs.age(len(batch.room)), ratio=batch.ratio(depths), books=self._books
             ):
                 depths, mode, reason = np.zeros_like(depths), "plain", "refresh"
         gains = np.where(tried, depths, accepted(batch.gains, depths))
@@ -193,7 +193,7 @@ class AdaptiveDepth:
 
     def _keep(self, choice: Choice, plain: float) -> None:
         """A choice that may stand for a while."""
-        self._last = Standing.of(self._step, self._rows, choice, self._last)
+        self._last = Standing.of(self._step, self._rows, choice=choice, before=self._last)
         self._kept = _Kept(self._last, plain, choice)
 
     def _settle(self) -> None:

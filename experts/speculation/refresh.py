@@ -30,7 +30,7 @@ class Refresh:
         stale = UNSEEN << min(self._vain, PATIENT) if age is None else STALE
         return passed >= min(STALE * max(1 / 16, min(ratio - 1.0, 1.0)), stale)
 
-    def begins(self, step: int, age: int | None, ratio: float, books: Books) -> bool:
+    def begins(self, step: int, age: int | None, *, ratio: float, books: Books) -> bool:
         """Whether it is made known now; it costs what drafts would have won."""
         self._vain = 0 if age is not None else min(self._vain, PATIENT)
         if not self.due(step, age, ratio):

@@ -45,6 +45,7 @@ class Standing:
     def of(
         step: int,
         rows: Sequence[RowView],
+        *,
         choice: Choice,
         before: "Standing | None" = None,
     ) -> "Standing":

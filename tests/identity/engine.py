@@ -14,13 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 
 from experts.api import Chunk, DraftPeer, Engine, GenerateRequest, Sampling, SpeculationState
 from experts.config import PoolConfig
-from experts.speculation import proposer
+from tests.identity.watched import WATCHED, Watched
 
 ROOT = Path(__file__).parents[2]
 START = 180.0
@@ -57,24 +57,6 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     failures: list[str] = []
     seconds: float = 0.0
     waits: list[float] = []
-
-
-class Watched(proposer.RemoteDrafts):
-    """Drafts from draft replicas, and a note of every wait for them."""
-
-    waits: ClassVar[list[float]] = []
-
-    def propose(self, *args: Any, **settings: Any) -> proposer.Proposal:
-        before = _off_core()
-        proposal = super().propose(*args, **settings)
-        if proposal.hits or proposal.misses:
-            Watched.waits.append(proposal.wait - (_off_core() - before))
-        return proposal
-
-
-def _off_core() -> float:
-    """Seconds that this thread could have run but others did, since it began; see proc(5)."""
-    return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
 
 
 class EngineProcess:
@@ -205,10 +187,9 @@ def _tell(event: Event) -> None:
 
 
 async def _serve(pool: PoolConfig) -> None:
-    from experts.engines.registry import build_engine
+    from experts.engines.vllm_engine import VllmHost
 
-    vars(proposer)["RemoteDrafts"] = Watched  # engines find it by its name
-    engine = build_engine("general", pool)
+    engine = VllmHost("general", pool, drafts=WATCHED)
     host = _Host(engine, _tell)
     await engine.start(host.step)
     _tell(host.event())

@@ -7,7 +7,7 @@ def row(session, room=8, *, domain="", strict=False):
 
 
 def standing(*rows, depths=None, step=10):
-    return Standing.of(step, rows, choice(depths or [8] * len(rows)))
+    return Standing.of(step, rows, choice=choice(depths or [8] * len(rows)))
 
 
 def choice(depths):
@@ -47,7 +47,7 @@ def test_a_newcomer_gets_what_the_last_of_its_kind_got():
 
 def test_of_kinds_that_are_not_here_at_present_it_says_what_was_said_before():
     before = standing(row("a"), row("c", domain="code"), depths=[8, 5])
-    kept = Standing.of(11, [row("b")], choice([6]), before)
+    kept = Standing.of(11, [row("b")], choice=choice([6]), before=before)
     assert depths(kept, row("b"), row("new", domain="code"), step=12) == [6, 5]
 
 

@@ -147,14 +147,10 @@ class DraftingRunner(SpeculatingRunner):
     model_config: Any
     speculative_config: Any
     _draft_token_ids: Any
-    _rests: bool
-    _speculative: Any
-    _plain: Any
 
     def prepare(self, *, leads: bool) -> None:
         super().prepare(leads=leads)
-        self._rests, self._speculative = False, self.speculative_config
-        self._plain = self._speculative if self.model_config.is_hybrid else None
+        self._rests, self._configured = False, self.speculative_config
 
     def use_drafts(self, peers: tuple[DraftPeer, ...]) -> None:
         if self._leads:
@@ -180,40 +176,34 @@ class DraftingRunner(SpeculatingRunner):
         return True
 
     def _update_states(self, scheduler_output: Any) -> Any:
-        """A step that neither has drafts nor makes any for the next runs as in an engine that never has any: what vLLM
-        does for them counts where steps are short. Not for models with recurrent layers, whose states are kept by
-        drafts."""
+        """A step without drafts runs as if speculation were not configured: what vLLM does for it counts where steps
+        are short. Not for models with recurrent layers, whose states are kept by drafts."""
         after = super()._update_states(scheduler_output)
-        self._rests = self._resting(scheduler_output)
-        self.speculative_config = self._plain if self._rests else self._speculative
+        self._ran = scheduler_output
+        plain = scheduler_output.total_num_scheduled_tokens and not scheduler_output.scheduled_spec_decode_tokens
+        self.speculative_config = None if plain and not self.model_config.is_hybrid else self._configured
+        self._rests = bool(plain) and self._leads and self._resting()
         return after
 
-    def _resting(self, scheduler_output: Any) -> bool:
-        if not self._leads or not scheduler_output.total_num_scheduled_tokens:
-            return False
+    def _resting(self) -> bool:
+        """Whether the step that begins is only to be counted, which it is thereby."""
         if self.steps.peeks:
             self.drafter.compare(
                 (session, self._tokens(index)) for index, session in enumerate(self.input_batch.req_ids)
             )
-        return not scheduler_output.scheduled_spec_decode_tokens and self.steps.rests(self.input_batch.req_ids)
+        return self.steps.rests(self.input_batch.req_ids)
 
     def sample_tokens(self, grammar_output: Any) -> Any:
+        """After a step that vLLM took for a plain one it asks for no drafts, so they are asked for here."""
         output = super().sample_tokens(grammar_output)  # type: ignore[misc]  # vLLM's runner is the other base
+        if self.speculative_config is None:
+            self.speculative_config = self._configured
+            if self._leads and not self._rests:
+                self._draft_token_ids = self.propose_draft_token_ids(self._ran, output.sampled_token_ids)
+                self._copy_draft_token_ids_to_cpu(self._ran)  # type: ignore[attr-defined]  # as above
         if self._rests:
-            self.speculative_config = self._speculative
             self.steps.rested()
         return output
-
-    def _prepare_inputs(self, scheduler_output: Any, num_scheduled_tokens: Any) -> Any:
-        """A step without drafts is prepared as in an engine that never has any, and drafting does not look at what is
-        left out. Models with recurrent layers need it, as above."""
-        if self._rests or scheduler_output.scheduled_spec_decode_tokens or self.model_config.is_hybrid:
-            return super()._prepare_inputs(scheduler_output, num_scheduled_tokens)  # type: ignore[misc]
-        config, self.speculative_config = self.speculative_config, None
-        try:
-            return super()._prepare_inputs(scheduler_output, num_scheduled_tokens)  # type: ignore[misc]
-        finally:
-            self.speculative_config = config
 
     def take_draft_token_ids(self) -> Any:
         """No drafts are no news: the scheduler has none either, as it forgets them when it schedules."""

@@ -14,8 +14,6 @@ class CountingScheduler(Scheduler):  # type: ignore[misc]  # vLLM is untyped her
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         groups = super().update_from_output(scheduler_output, model_runner_output)
-        if not scheduler_output.scheduled_spec_decode_tokens:
-            return groups
         for group in groups.values():
             for output in group.outputs:
                 request = self.requests.get(output.request_id)

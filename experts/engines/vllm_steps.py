@@ -125,8 +125,8 @@ class Steps:
 
     def rests(self, sessions: Collection[str]) -> bool:
         """Whether the step that is about to run, with these requests, is one of those that there is nothing to say
-        about. Most steps of plain decoding are, and are as short as vLLM can make them: what is done in each is done
-        here and in ``rested``, and is little."""
+        about; if so, it is counted. Most steps of plain decoding are, and are as short as vLLM can make them: what is
+        done in each is done here and in ``rested``, and is little."""
         if not self._rest.goes_on(sessions):
             return False
         self._looked += self._wait

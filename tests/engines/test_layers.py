@@ -18,7 +18,7 @@ class Curious:
     def __init__(self, steps: Steps, verdicts: list[Verdict]) -> None:
         self.steps, self.verdicts = steps, verdicts
         self.seen: list[tuple[str, list[int]]] = []
-        self.drafted = 0
+        self.drafted = self.found = 0
 
     def compare(self, rows) -> None:
         self.seen += [(session, tokens.tolist()) for session, tokens in rows]
@@ -26,7 +26,7 @@ class Curious:
 
     def draft(self, rows, limit) -> list[list[int]]:
         self.drafted += 1
-        return [[] for _ in rows]
+        return [[7] * self.found for _ in rows]
 
 
 class Excited(FixedDepth):
@@ -34,25 +34,37 @@ class Excited(FixedDepth):
         return bool(verdicts)
 
 
-class Plainly:
-    """As much of vLLM's runner as a step without drafts needs: with speculation configured it asks for drafts."""
+class Vllm:
+    """As much of vLLM's runner as is laid over: with speculation configured it asks for drafts."""
 
     speculative_config: object = "configured"
 
     def _update_states(self, scheduler_output) -> None:
         self.plan = scheduler_output
 
-    def sample_tokens(self, grammar_output) -> list[list[int]] | None:
+    def sample_tokens(self, grammar_output) -> SimpleNamespace:
         del grammar_output
-        return self.speculative_config and self.propose_draft_token_ids(self.plan, [[2], [13]])
+        sampled = [[2], [13]]
+        self.configured = self.speculative_config
+        self._draft_token_ids = self._draft_token_req_ids = None
+        if self.speculative_config:
+            self._draft_token_ids = self.propose_draft_token_ids(self.plan, sampled)
+            self._copy_draft_token_ids_to_cpu(self.plan)
+        return SimpleNamespace(sampled_token_ids=sampled)
+
+    def _copy_draft_token_ids_to_cpu(self, scheduler_output) -> None:
+        assert scheduler_output is self.plan
+        self._draft_token_req_ids = self.input_batch.req_ids.copy()
+
+    def take_draft_token_ids(self) -> tuple[list[str], list[list[int]]]:
+        return self._draft_token_req_ids, self._draft_token_ids
 
 
 def runner_with(steps: Steps, verdicts: list[Verdict], *, hybrid: bool = False):
     from experts.engines.vllm_layers import DraftingRunner
 
-    runner = type("Runner", (DraftingRunner, Plainly), {})()
-    runner._leads, runner._rests, runner._speculative = True, False, runner.speculative_config
-    runner._plain = runner.speculative_config if hybrid else None
+    runner = type("Runner", (DraftingRunner, Vllm), {})()
+    runner._leads, runner._rests, runner._configured = True, False, runner.speculative_config
     runner.drafter, runner.steps = Curious(steps, verdicts), steps
     runner.model_config = SimpleNamespace(is_hybrid=hybrid)
     runner.requests = {
@@ -84,6 +96,11 @@ def scheduled(**changes):
     return SimpleNamespace(**usual | changes)
 
 
+def step(runner, **changes) -> None:
+    runner._update_states(scheduled(**changes))
+    runner.sample_tokens(None)
+
+
 def resting(steps: int, shadows: tuple[int, ...] = ()) -> Choice:
     return Choice((0, 0), (0.0, 0.0), 0.0, 0.0, "plain", "acceptance", rest=steps, shadows=shadows)
 
@@ -96,27 +113,30 @@ def test_in_the_middle_of_a_rest_shadow_drafts_are_compared_with_what_was_made(
     steps._rest.begin(resting(PEEK + 3, (0, 4)))
     runner = runner_with(steps, verdicts)
     for _ in range(PEEK):
-        runner._update_states(scheduled())
-        assert runner.sample_tokens(None) is None
+        step(runner)
         assert runner.drafter.seen == []
-    runner._update_states(scheduled())
-    runner.sample_tokens(None)
+    step(runner)
     assert runner.drafter.seen == [("a", [0, 1, 2]), ("b", [10, 11, 12, 13])]
     assert runner.drafter.drafted == drafted
 
 
 @pytest.mark.parametrize("hybrid", [False, True])
-def test_a_step_that_rests_runs_as_if_speculation_were_not_configured_but_for_recurrent_models(hybrid: bool) -> None:
+def test_a_step_without_drafts_runs_as_if_speculation_were_not_configured_but_for_recurrent_models(
+    hybrid: bool,
+) -> None:
     steps = Steps(FixedDepth(0), depth=4, context=64)
     runner = runner_with(steps, [], hybrid=hybrid)
     steps._rest.begin(resting(1))
-    runner._update_states(scheduled())
-    assert runner.speculative_config == ("configured" if hybrid else None)
-    assert runner.sample_tokens(None) == ([[], []] if hybrid else None)
-    assert (runner.speculative_config, runner.drafter.drafted) == ("configured", 0)
-    runner._update_states(scheduled())
-    assert runner.sample_tokens(None) == [[], []]
-    assert runner.drafter.drafted == 1
+    for drafted in (0, 1):
+        step(runner)
+        assert runner.configured == ("configured" if hybrid else None)
+        assert (runner.speculative_config, runner.drafter.drafted) == ("configured", drafted)
+        assert runner.take_draft_token_ids() is None
+    runner.drafter.found = 2
+    step(runner)
+    assert runner.take_draft_token_ids() == (["a", "b"], [[7, 7], [7, 7]])
+    step(runner, scheduled_spec_decode_tokens={"a": [7, 7], "b": [7, 7]})
+    assert runner.configured == "configured"
 
 
 @pytest.mark.parametrize("changes", [{"scheduled_spec_decode_tokens": {"a": [1]}}, {"total_num_scheduled_tokens": 0}])
@@ -126,7 +146,15 @@ def test_a_step_with_drafts_or_without_tokens_is_no_rest(changes: dict[str, obje
     steps._rest.begin(resting(1))
     runner._update_states(scheduled(**changes))
     assert runner.speculative_config == "configured"
+    step(runner)
+    assert runner.drafter.drafted == 0, "the rest was still to come"
     runner._update_states(scheduled())
-    assert runner.speculative_config is None, "the rest is still to come"
     runner._update_states(scheduled(total_num_scheduled_tokens=0))
     assert runner.speculative_config == "configured", "though nothing was sampled in between"
+
+
+def test_workers_that_do_not_lead_run_steps_without_drafts_as_short_and_draft_nothing() -> None:
+    runner = runner_with(Steps(FixedDepth(4), depth=4, context=64), [])
+    runner._leads = False
+    step(runner)
+    assert (runner.configured, runner.drafter.drafted, runner._draft_token_ids) == (None, 0, None)

@@ -74,3 +74,12 @@ def test_plain_steps_are_settled_some_time_after_the_last_that_was_to_have_draft
     assert not rest.ended()
     rest.begin(choice())
     assert [rest.ended() for _ in range(SETTLED + 1)] == [False] * (SETTLED - 1) + [True, True]
+
+
+def test_steps_of_a_rest_count_towards_the_settled_ones():
+    rest = Rest()
+    rest.begin(choice(depth=4))
+    rest.ended()
+    rest.begin(choice(rest=SETTLED - 1))
+    assert [(rest.goes_on(["a"]), rest.settled) for _ in range(SETTLED - 1)] == [(True, False)] * (SETTLED - 1)
+    assert rest.ended()

@@ -2,8 +2,8 @@
 
 One core for the verifier, one for the draft server, as in the cluster; engines are loaded once and measured in turn.
 ``BENCH_QUICK=1`` takes a look in under three minutes; its figures are no results.
-``BENCH=controller`` is its trace alone, and for longer what drafts cannot foresee: made-up traffic, and a verifier that
-was upgraded without its draft.
+``BENCH=controller`` is its trace alone, and for longer what drafts cannot foresee: made-up traffic, switches to it, and
+a verifier that was upgraded without its draft.
 """
 
 import os
@@ -32,7 +32,18 @@ from loadtests.speculation.pair import embedded, random_pair
 from loadtests.speculation.plot import draw
 from loadtests.speculation.rig import Questions, Rig
 from loadtests.speculation.summary import Ceiling, Sample, Summary, ceilings, rate_of, summaries
-from loadtests.speculation.trace import Pace, Phase, Tempo, Trace, Verdict, phases, steady, upgraded, verdicts
+from loadtests.speculation.trace import (
+    Pace,
+    Phase,
+    Tempo,
+    Trace,
+    Verdict,
+    phases,
+    steady,
+    switches,
+    upgraded,
+    verdicts,
+)
 from loadtests.speculation.upgrade import renumbering, upgraded_pair
 
 OURS = split(ahead=True, adaptive=True)
@@ -42,6 +53,8 @@ ACCEPTANCES = (0.6, 0.8, 0.9)
 MAX_TOKENS = 160
 NOISE_TOKENS = 40
 BRIEF = Tempo(0.5, 0.15)
+SWITCHES = 2
+"""Laps of switching traffic for each lap of the trace."""
 SYNTHETIC = "real steps, synthetic acceptance"
 NOTES = """\
 plain: vLLM's LLMEngine without speculation, through the adapter that a replica uses (layout off).
@@ -152,8 +165,9 @@ class Bench:
             rig.load((PLAIN, OURS, FIXED))
             for arm in (PLAIN, OURS, FIXED):
                 rig.run(arm, Run(max(self._plan.family.batches), tuple(range(len(prompts))), 0.0, 0.0))
-            course = steady(phases([prompt.domain for prompt in prompts]))
-            self._against_plain("traffic that drafts cannot foresee", rig, course)
+            course = phases([prompt.domain for prompt in prompts])
+            self._against_plain("traffic that drafts cannot foresee", rig, steady(course))
+            self._switching(rig, course)
             self._changing(rig, prompts)
             self._note(rig)
 
@@ -168,6 +182,15 @@ class Bench:
                 rig.run(arm, Run(max(self._plan.family.batches), tuple(range(len(prompts))), 0.0, 0.0))
             self._against_plain(pair.name, rig, upgraded(phases([prompt.domain for prompt in prompts])))
             self._note(rig)
+
+    def _switching(self, rig: Rig, course: Sequence[Phase]) -> None:
+        """How much of plain's speed is left right after drafts have ceased to be right; changes included."""
+        title = "traffic that switches"
+        self._say(title)
+        trace = Trace(rig, OURS, FIXED, tempo=Tempo(self._plan.phase), depths=(0,))
+        paces = _run(trace, switches(course), SWITCHES * self._plan.laps)
+        self._show(_verdicts(title, verdicts(paces)))
+        self.paces += paces
 
     def _against_plain(self, title: str, rig: Rig, course: Sequence[Phase]) -> None:
         """The controller in turn with plain vLLM alone, in many short windows."""

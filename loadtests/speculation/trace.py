@@ -60,6 +60,12 @@ def phases(domains: Sequence[str]) -> list[Phase]:
     ]
 
 
+def switches(course: Sequence[Phase]) -> list[Phase]:
+    """To and fro between what drafts foresee best and what they cannot, with as many in flight before as after."""
+    of = {kind: next(each.order for each in course if each.name.startswith(kind)) for kind in ("code", "records")}
+    return [Phase(f"switched to {kind}, {batch}", batch, order) for batch in (16, 4) for kind, order in of.items()]
+
+
 def upgraded(course: Sequence[Phase]) -> list[Phase]:
     """Traffic that the draft model knew well, until the verifier was upgraded without it."""
     (order,) = {each.order for each in course if each.name.startswith("code")}
@@ -96,9 +102,10 @@ class Trace:
             self._sizes[phase.name] = max(phase.batch, size)
 
     def measure(self, course: Sequence[Phase], rounds: int) -> Iterator[Pace]:
-        """All phases with all arms; every other phase in the opposite order."""
+        """All phases with all arms; every other phase in the opposite order, another one in every round."""
         for place in range(rounds * len(course)):
-            for name, arm, depth in self._arms()[:: -1 if place % 2 else 1]:
+            turn = place + place // len(course)
+            for name, arm, depth in self._arms()[:: -1 if turn % 2 else 1]:
                 if arm.tunable:
                     self._rig.fix(arm, depth)
                 yield self._pace(name, arm, course[place % len(course)])

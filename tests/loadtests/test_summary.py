@@ -8,7 +8,7 @@ from loadtests.speculation.bars import RIVALS, budget_table, pair_rows, summary_
 from loadtests.speculation.messages import Measured
 from loadtests.speculation.plot import Figures, draw
 from loadtests.speculation.summary import PARTS, Sample, budget, ceilings, summaries
-from loadtests.speculation.trace import FIXED, Pace, phases, verdicts
+from loadtests.speculation.trace import FIXED, Pace, phases, switches, upgraded, verdicts
 from loadtests.speculation.verifier import grown
 
 STATE = SpeculationState(steps=100, asked=80, hits=60, misses=20, wait=0.1, draft=0.04, mode="speculate", depth=3.5)
@@ -109,6 +109,9 @@ def test_phases_ask_only_prompts_of_their_domain():
     assert course["code, 16"].order == (0, 3)
     assert course["records, 4"].order == (2, 4)
     assert course["mix, 1"].order == (0, 1, 3)
+    switched = [(phase.batch, phase.order) for phase in switches(list(course.values()))]
+    assert switched == [(16, (0, 3)), (16, (2, 4)), (4, (0, 3)), (4, (2, 4))]
+    assert [(phase.batch, phase.order) for phase in upgraded(list(course.values()))] == [(4, (0, 3)), (16, (0, 3))]
 
 
 def test_counters_of_a_window_are_what_they_gained_in_it():

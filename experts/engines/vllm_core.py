@@ -56,6 +56,7 @@ class Core:
 
     def step(self) -> None:
         self._engine.step()
+        # What ran in this step is known; only if nothing did is it worth asking whether something is left.
         if self._speculates and self.meter.asks(busy=not self.stuck or self.busy):
             self.meter.speculated(self._engine.collective_rpc("speculation"))
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from loadtests.drift import SEEDS, drift
 from loadtests.prompts import ANSWERABLE, RECORDS, encoded
 from loadtests.report import RESULTS, Bar, Outcome, bounded
-from loadtests.speculation.arms import DRAFT_CORE, PLAIN, VERIFIER_CORE, co_resident, split
+from loadtests.speculation.arms import DRAFT_CORE, PLAIN, VERIFIER_CORE, Arm, co_resident, split
 from loadtests.speculation.bars import (
     budget_table,
     ceiling_table,
@@ -27,7 +27,7 @@ from loadtests.speculation.bars import (
     virtual_rows,
 )
 from loadtests.speculation.compare import Comparison, Effort
-from loadtests.speculation.messages import Prompt, Run
+from loadtests.speculation.messages import Prompt
 from loadtests.speculation.pair import embedded, random_pair
 from loadtests.speculation.plot import draw
 from loadtests.speculation.rig import Questions, Rig
@@ -162,9 +162,7 @@ class Bench:
         prompts = self._prompts()
         with Rig(embedded(), Questions(prompts, MAX_TOKENS)) as rig:
             self._say("loading 3 engines")
-            rig.load((PLAIN, OURS, FIXED))
-            for arm in (PLAIN, OURS, FIXED):
-                rig.run(arm, Run(max(self._plan.family.batches), tuple(range(len(prompts))), 0.0, 0.0))
+            self._warm(rig, (PLAIN, OURS, FIXED), len(prompts))
             course = phases([prompt.domain for prompt in prompts])
             self._against_plain("traffic that drafts cannot foresee", rig, steady(course))
             self._switching(rig, course)
@@ -177,39 +175,40 @@ class Bench:
         prompts = tuple(Prompt(each.domain, tuple(ids[token] for token in each.tokens)) for each in self._prompts())
         with upgraded_pair() as pair, Rig(pair, Questions(prompts, MAX_TOKENS)) as rig:
             self._say(f"{pair.name}: loading 2 engines")
-            rig.load((PLAIN, OURS))
-            for arm in (PLAIN, OURS):
-                rig.run(arm, Run(max(self._plan.family.batches), tuple(range(len(prompts))), 0.0, 0.0))
+            self._warm(rig, (PLAIN, OURS), len(prompts))
             self._against_plain(pair.name, rig, upgraded(phases([prompt.domain for prompt in prompts])))
             self._note(rig)
 
-    def _switching(self, rig: Rig, course: Sequence[Phase]) -> None:
-        """How much of plain's speed is left right after drafts have ceased to be right; changes included."""
-        title = "traffic that switches"
-        self._say(title)
-        trace = Trace(rig, OURS, FIXED, tempo=Tempo(self._plan.phase), depths=(0,))
-        paces = _run(trace, switches(course), SWITCHES * self._plan.laps)
-        self._show(_verdicts(title, verdicts(paces)))
-        self.paces += paces
+    def _warm(self, rig: Rig, arms: tuple[Arm, ...], prompts: int) -> None:
+        """Load them; they begin with all prompts read."""
+        rig.load(arms)
+        Comparison(rig, arms, self._plan.family).warm(prompts)
 
     def _against_plain(self, title: str, rig: Rig, course: Sequence[Phase]) -> None:
         """The controller in turn with plain vLLM alone, in many short windows."""
+        trace = Trace(rig, OURS, FIXED, tempo=BRIEF, depths=(0,))
+        self._traced(title, trace, course, self._plan.windows)
+
+    def _switching(self, rig: Rig, course: Sequence[Phase]) -> None:
+        """How much of plain's speed is left right after drafts have ceased to be right; changes included."""
+        trace = Trace(rig, OURS, FIXED, tempo=Tempo(self._plan.phase), depths=(0,))
+        self._traced("traffic that switches", trace, switches(course), SWITCHES * self._plan.laps)
+
+    def _changing(self, rig: Rig, prompts: tuple[Prompt, ...]) -> None:
+        course = phases([prompt.domain for prompt in prompts])
+        trace = Trace(rig, OURS, FIXED, tempo=Tempo(self._plan.phase))
+        self._traced("changing traffic", trace, course, self._plan.laps)
+
+    def _traced(self, title: str, trace: Trace, course: Sequence[Phase], rounds: int) -> None:
         self._say(title)
-        paces = _run(Trace(rig, OURS, FIXED, tempo=BRIEF, depths=(0,)), course, self._plan.windows)
+        trace.calibrate(course)
+        paces = list(trace.measure(course, rounds))
         self._show(_verdicts(title, verdicts(paces)))
         self.paces += paces
 
     def _prompts(self) -> tuple[Prompt, ...]:
         pool = encoded(self._plan.family.pool, ANSWERABLE) + encoded(self._plan.records, (RECORDS,))
         return tuple(Prompt(each.domain, each.tokens) for each in pool)
-
-    def _changing(self, rig: Rig, prompts: tuple[Prompt, ...]) -> None:
-        self._say("changing traffic")
-        course = phases([prompt.domain for prompt in prompts])
-        trace = Trace(rig, OURS, FIXED, tempo=Tempo(self._plan.phase))
-        paces = _run(trace, course, self._plan.laps)
-        self._show(_verdicts("changing traffic", verdicts(paces)))
-        self.paces += paces
 
     def random(self) -> None:
         """The larger pair. Its words are noise, so acceptance is pretended; nobody can then foresee which token follows
@@ -257,11 +256,6 @@ class Bench:
 
     def _show(self, table: Table) -> None:
         self._console.print(table)
-
-
-def _run(trace: Trace, course: Sequence[Phase], rounds: int) -> list[Pace]:
-    trace.calibrate(course)
-    return list(trace.measure(course, rounds))
 
 
 def _verdicts(title: str, found: Sequence[Verdict]) -> Table:

@@ -25,11 +25,19 @@ def embedded() -> Pair:
 
 
 @contextlib.contextmanager
-def random_pair() -> Iterator[Pair]:
-    """Made in a process of its own (it needs torch), kept for as long as the context. Raises CalledProcessError."""
+def made(module: str) -> Iterator[Path]:
+    """The directory of models that ``module`` makes, in a process of its own as it needs torch; kept for as long as the
+    context. Raises CalledProcessError, or TimeoutExpired."""
     with tempfile.TemporaryDirectory(prefix="switchyard-pair-") as scratch:
-        subprocess.run([sys.executable, "-m", __name__, scratch], check=True, timeout=LIMIT, capture_output=True)
-        yield Pair("71M dense, random weights", str(Path(scratch) / "verifier"), str(Path(scratch) / "draft"))
+        subprocess.run([sys.executable, "-m", module, scratch], check=True, timeout=LIMIT, capture_output=True)
+        yield Path(scratch)
+
+
+@contextlib.contextmanager
+def random_pair() -> Iterator[Pair]:
+    """Raises what ``made`` does."""
+    with made(__name__) as models:
+        yield Pair("71M dense, random weights", str(models / "verifier"), str(models / "draft"))
 
 
 def main(words: Sequence[str]) -> None:

@@ -7,9 +7,7 @@ upgrade costs is what the old draft model's drafts do, of which next to none is 
 import contextlib
 import json
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,8 +15,8 @@ import numpy as np
 
 from experts.zoo.catalog import DRAFT, GENERAL, model_path
 from loadtests.speculation.arms import Pair
+from loadtests.speculation.pair import made
 
-LIMIT = 120.0
 WEIGHTS = "model.safetensors"
 EMBEDDING = "model.embed_tokens.weight"
 
@@ -52,10 +50,9 @@ def renumbered(name: str, directory: Path) -> Path:
 
 @contextlib.contextmanager
 def upgraded_pair() -> Iterator[Pair]:
-    """The embedded family with its verifier upgraded, for as long as the context. Raises CalledProcessError."""
-    with tempfile.TemporaryDirectory(prefix="switchyard-pair-") as scratch:
-        subprocess.run([sys.executable, "-m", __name__, scratch], check=True, timeout=LIMIT, capture_output=True)
-        yield Pair("embedded family, verifier upgraded", str(Path(scratch) / GENERAL), str(model_path(DRAFT)))
+    """The embedded family with its verifier upgraded, for as long as the context. Raises what ``made`` does."""
+    with made(__name__) as models:
+        yield Pair("embedded family, verifier upgraded", str(models / GENERAL), str(model_path(DRAFT)))
 
 
 def main(words: Sequence[str]) -> None:

@@ -53,6 +53,9 @@ ACCEPTANCES = (0.6, 0.8, 0.9)
 MAX_TOKENS = 160
 NOISE_TOKENS = 40
 BRIEF = Tempo(0.5, 0.15)
+SLICE = 0.06
+"""Seconds for which one of two engines runs that are measured side by side: on a shared host steps get half as long
+again within a second, and little within this."""
 SWITCHES = 2
 """Laps of switching traffic for each lap of the trace."""
 SYNTHETIC = "real steps, synthetic acceptance"
@@ -191,7 +194,7 @@ class Bench:
 
     def _switching(self, rig: Rig, course: Sequence[Phase]) -> None:
         """How much of plain's speed is left right after drafts have ceased to be right; changes included."""
-        trace = Trace(rig, OURS, FIXED, tempo=Tempo(self._plan.phase), depths=(0,))
+        trace = Trace(rig, OURS, FIXED, tempo=Tempo(self._plan.phase, slice=SLICE), depths=(0,))
         self._traced("traffic that switches", trace, switches(course), SWITCHES * self._plan.laps)
 
     def _changing(self, rig: Rig, prompts: tuple[Prompt, ...]) -> None:

@@ -14,7 +14,7 @@ from typing import IO, TypeVar
 import msgspec
 import psutil
 
-from loadtests.speculation.messages import Answer, Broken, Command, Done, Quit
+from loadtests.speculation.messages import Answer, Broken, Command, Done, Measured, Quit, Run, Turn
 
 START_LIMIT = 180.0  # seconds to import vLLM and load a model on a busy machine
 STOP_LIMIT = 20.0
@@ -74,9 +74,7 @@ class Child:
 
     def take(self, kind: type[T], seconds: float) -> T:
         """Its next answer. Raises ChildFailed if that is of another kind, or does not come in time."""
-        answer = _decode(self._line(time.monotonic() + seconds))
-        if isinstance(answer, Broken):
-            raise ChildFailed(f"{self.name}: {answer.why}\n{self._words()}")
+        answer = self._answer(seconds)
         if not isinstance(answer, kind):
             raise ChildFailed(f"{self.name} answered {type(answer).__name__}, not {kind.__name__}")
         return answer
@@ -84,6 +82,14 @@ class Child:
     def ask(self, command: Command, kind: type[T], seconds: float) -> T:
         self.send(command)
         return self.take(kind, seconds)
+
+    def slice(self, command: Run | Turn, seconds: float) -> Measured | None:
+        """Begin a window, or go on with it; None: it is not over, but it is another's turn."""
+        self.send(command)
+        answer = self._answer(seconds)
+        if not isinstance(answer, Measured | Turn):
+            raise ChildFailed(f"{self.name} answered {type(answer).__name__} in the middle of a window")
+        return answer if isinstance(answer, Measured) else None
 
     def obey(self, command: Command, seconds: float = START_LIMIT) -> Done:
         return self.ask(command, Done, seconds)
@@ -112,6 +118,12 @@ class Child:
                 self._process.kill()
                 self._process.wait(STOP_LIMIT)
         self._log.close()
+
+    def _answer(self, seconds: float) -> Answer:
+        answer: Answer = _decode(self._line(time.monotonic() + seconds))
+        if isinstance(answer, Broken):
+            raise ChildFailed(f"{self.name}: {answer.why}\n{self._words()}")
+        return answer
 
     def _line(self, due: float) -> bytes:
         assert self._process.stdout is not None

@@ -47,6 +47,15 @@ class Work:
         return GenerateRequest(f"{self.name}-{number}", prompt.tokens, self.sampling, TIMEOUT, domain=prompt.domain)
 
 
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """For engines that are measured side by side: after about ``seconds``, ``pause`` lets others run, and returns when
+    it is this one's turn again. It is called before steps that read a prompt, whose time no engine learns from."""
+
+    seconds: float
+    pause: Callable[[], None]
+
+
 @dataclass(slots=True)
 class Tally:
     """Sums over steps; ``rows`` sequences ran in them."""
@@ -80,30 +89,38 @@ class Window:
 
 
 class ClosedLoop:
-    """``clock`` in seconds. Raises RuntimeError when a request fails: such a figure would be worthless."""
+    """``clock`` in seconds; the time of pauses does not count. Raises RuntimeError when a request fails: such a figure
+    would be worthless."""
 
     def __init__(
-        self, engine: Engine, work: Work, batch: int, *, clock: Callable[[], float] = time.perf_counter
+        self,
+        engine: Engine,
+        work: Work,
+        batch: int,
+        *,
+        slices: Slices | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._engine, self._work, self._batch, self._clock = engine, work, batch, clock
+        self._slices, self._resumed, self._paused = slices, clock(), 0.0
         self._live: set[str] = set()
         self._unread: set[str] = set()
         self._admitted = 0
 
     def settle(self, seconds: float) -> None:
         """Run until the first requests are spread over their lengths, uncounted."""
-        due = self._clock() + seconds
+        due = self._now() + seconds
         idle = Window()
-        while self._clock() < due:
+        while self._now() < due:
             self._step(idle)
 
     def window(self, seconds: float) -> Window:
         """Whole rounds of the work, for about ``seconds``; exactly one for 0."""
         window = Window()
-        began, rounds = self._clock(), 0
+        began, rounds = self._now(), 0
         while not seconds or window.seconds < TOO_LONG * seconds:
             self._step(window)
-            window.seconds = self._clock() - began
+            window.seconds = self._now() - began
             ended = window.finished // self._work.round > rounds
             rounds += ended
             if ended and window.seconds >= ENOUGH * seconds:
@@ -127,6 +144,8 @@ class ClosedLoop:
             self._live.add(request.id)
             self._unread.add(request.id)
             self._engine.add(request)
+        if self._unread:
+            self._pause()
         rows, tally = len(self._live), window.prefill if self._unread else window.decode
         began = self._clock()
         self._engine.step()
@@ -141,3 +160,14 @@ class ClosedLoop:
                 self._live.discard(chunk.id)
                 self._unread.discard(chunk.id)
                 window.finished += 1
+
+    def _pause(self) -> None:
+        """If this slice is over."""
+        left = self._clock()
+        if self._slices and left - self._resumed >= self._slices.seconds:
+            self._slices.pause()
+            self._resumed = self._clock()
+            self._paused += self._resumed - left
+
+    def _now(self) -> float:
+        return self._clock() - self._paused

@@ -35,13 +35,19 @@ class Use(msgspec.Struct, frozen=True, tag=True):
 
 class Run(msgspec.Struct, frozen=True, tag=True):
     """Keep ``batch`` of the prompts ``order`` in flight, round and round, for about ``seconds``: the window ends with a
-    whole round, so every engine is measured on the same work. ``timed``: take the parts of a step apart."""
+    whole round, so every engine is measured on the same work. ``timed``: take the parts of a step apart. ``slice``: say
+    ``Turn`` after about so many seconds, and wait for one (0: never)."""
 
     batch: int
     order: tuple[int, ...]
     seconds: float
     settle: float
     timed: bool = False
+    slice: float = 0.0
+
+
+class Turn(msgspec.Struct, frozen=True, tag=True):
+    """In the middle of a window, from an engine: another may run now; to one: it may go on."""
 
 
 class Fix(msgspec.Struct, frozen=True, tag=True):
@@ -98,5 +104,5 @@ class Broken(msgspec.Struct, frozen=True, tag=True):
     why: str
 
 
-Command = Load | Use | Run | Fix | Rate | Quit
-Answer = Done | Listening | Measured | Broken
+Command = Load | Use | Run | Turn | Fix | Rate | Quit
+Answer = Done | Listening | Measured | Turn | Broken

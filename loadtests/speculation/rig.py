@@ -1,7 +1,9 @@
 """All engines of a comparison at once: loaded once, measured in turn, idle while another is measured."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -10,7 +12,7 @@ import psutil
 from experts.api import DraftPeer
 from loadtests.speculation.arms import DRAFT_CORE, Arm, Pair
 from loadtests.speculation.children import START_LIMIT, Child
-from loadtests.speculation.messages import Done, Fix, Listening, Load, Measured, Prompt, Rate, Run, Use
+from loadtests.speculation.messages import Done, Fix, Listening, Load, Measured, Prompt, Rate, Run, Turn, Use
 
 SLOWEST = 60.0
 """Times its seconds that a window may take: it is not cut short before a round of the work has ended."""
@@ -34,6 +36,13 @@ class Taken:
 
     measured: Measured
     drafter: float
+
+
+@dataclass(slots=True)
+class _Use:
+    """The share of a core that somebody used."""
+
+    share: float = 0.0
 
 
 class Rig:
@@ -84,20 +93,46 @@ class Rig:
 
     def run(self, arm: Arm, command: Run) -> Taken:
         """One window, all other engines waiting."""
-        engine = self._engines[arm.name]
-        drafters = [self._drafter] if self._drafter is not None and arm.remote else []
-        waiting = [each for each in self._children() if each is not engine and each not in drafters]
-        groups = ([engine], drafters, waiting)
+        with self._watched([arm]) as drafter:
+            measured = self._engines[arm.name].ask(command, Measured, _limit(command))
+        self._calm(arm.name)
+        return Taken(measured, drafter.share)
+
+    def run_in_slices(self, arms: Sequence[Arm], command: Run) -> list[Measured]:
+        """A window of each, side by side: they take turns within it, as a shared machine changes its speed from one
+        second to the next. All other engines wait."""
+        found: dict[str, Measured] = {}
+        waiting = deque[tuple[Arm, Run | Turn]]((arm, command) for arm in arms)
+        with self._watched(arms):
+            due = time.monotonic() + len(arms) * _limit(command)
+            while waiting:
+                arm, said = waiting.popleft()
+                measured = self._engines[arm.name].slice(said, due - time.monotonic())
+                if measured is None:
+                    waiting.append((arm, Turn()))
+                else:
+                    found[arm.name] = measured
+        for arm in arms:
+            self._calm(arm.name)
+        return [found[arm.name] for arm in arms]
+
+    @contextmanager
+    def _watched(self, arms: Sequence[Arm]) -> Iterator["_Use"]:
+        """Who uses the machine while these are measured; yields what the draft server did, which is known at the
+        end."""
+        engines = [self._engines[arm.name] for arm in arms]
+        drafters = [self._drafter] if self._drafter is not None and any(arm.remote for arm in arms) else []
+        waiting = [each for each in self._children() if each not in engines and each not in drafters]
+        groups, drafter = (engines, drafters, waiting), _Use()
         before, began = [_busy(), *map(_seconds, groups)], time.monotonic()
-        measured = engine.ask(command, Measured, command.settle + SLOWEST * max(1.0, command.seconds))
+        yield drafter
         span = time.monotonic() - began
         machine, own, drafting, idle = (
             after - former for after, former in zip((_busy(), *map(_seconds, groups)), before, strict=True)
         )
         self.idle = max(self.idle, idle / span)
         self.others = max(self.others, (machine - own - drafting - idle) / span / (psutil.cpu_count() or 1))
-        self._calm(arm.name)
-        return Taken(measured, drafting / span)
+        drafter.share = drafting / span
 
     def _calm(self, name: str) -> None:
         """Let an engine wait; those linked to the draft server must answer its heartbeats meanwhile."""
@@ -133,6 +168,11 @@ class Rig:
 
 def _batched(arms: Sequence[Arm], size: int) -> Iterable[Sequence[Arm]]:
     return (arms[start : start + size] for start in range(0, len(arms), size))
+
+
+def _limit(command: Run) -> float:
+    """Seconds that it may take."""
+    return command.settle + SLOWEST * max(1.0, command.seconds)
 
 
 def _busy() -> float:

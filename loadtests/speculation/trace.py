@@ -10,7 +10,7 @@ from statistics import median
 import msgspec
 
 from loadtests.speculation.arms import PLAIN, Arm
-from loadtests.speculation.messages import Run
+from loadtests.speculation.messages import Measured, Run
 from loadtests.speculation.rig import Rig
 from loadtests.speculation.summary import rate_of
 
@@ -79,15 +79,17 @@ def steady(course: Sequence[Phase]) -> list[Phase]:
 
 @dataclass(frozen=True, slots=True)
 class Tempo:
-    """Seconds of a phase, and of what is not counted before it."""
+    """Seconds of a phase, and of what is not counted before it; ``slice``: those after which the arms take turns within
+    it (0: not before its end)."""
 
     seconds: float
     settle: float = 0.0
+    slice: float = 0.0
 
 
 class Trace:
     """``tunable`` is the arm whose depth is fixed in turn, to each of ``depths``, ``adaptive`` the one with the
-    controller."""
+    controller. In slices, plain decoding alone can run beside it: ``depths`` are (0,) then."""
 
     def __init__(self, rig: Rig, adaptive: Arm, tunable: Arm, *, tempo: Tempo, depths: Sequence[int] = FIXED) -> None:
         self._rig, self._adaptive, self._tunable = rig, adaptive, tunable
@@ -105,6 +107,9 @@ class Trace:
         """All phases with all arms; every other phase in the opposite order, another one in every round."""
         for place in range(rounds * len(course)):
             turn = place + place // len(course)
+            if self._tempo.slice:
+                yield from self._beside(course[place % len(course)])
+                continue
             for name, arm, depth in self._arms()[:: -1 if turn % 2 else 1]:
                 if arm.tunable:
                     self._rig.fix(arm, depth)
@@ -115,11 +120,23 @@ class Trace:
         return [(ADAPTIVE, self._adaptive, 0), *fixed]
 
     def _pace(self, name: str, arm: Arm, phase: Phase) -> Pace:
-        size = self._sizes[phase.name]
+        return _found(phase, name, self._rig.run(arm, self._run(phase)).measured)
+
+    def _beside(self, phase: Phase) -> Iterator[Pace]:
+        """Both arms at once."""
+        found = self._rig.run_in_slices((self._adaptive, PLAIN), self._run(phase))
+        for name, measured in zip((ADAPTIVE, "K=0"), found, strict=True):
+            yield _found(phase, name, measured)
+
+    def _run(self, phase: Phase) -> Run:
+        tempo, size = self._tempo, self._sizes[phase.name]
         order = tuple(phase.order[index % len(phase.order)] for index in range(size))
-        measured = self._rig.run(arm, Run(phase.batch, order, self._tempo.seconds, self._tempo.settle)).measured
-        state = measured.speculation
-        return Pace(phase.name, name, rate_of(measured), state.depth if state else 0.0)
+        return Run(phase.batch, order, tempo.seconds, tempo.settle, slice=tempo.slice)
+
+
+def _found(phase: Phase, name: str, measured: Measured) -> Pace:
+    state = measured.speculation
+    return Pace(phase.name, name, rate_of(measured), state.depth if state else 0.0)
 
 
 def verdicts(paces: Sequence[Pace]) -> list[Verdict]:

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 
 import msgspec
 import psutil
@@ -17,8 +18,21 @@ from experts.config import PoolConfig
 from experts.engines.vllm_load import prepare
 from experts.engines.vllm_options import plan
 from loadtests.speculation.children import die_with_parent
-from loadtests.speculation.loop import ClosedLoop, Window, Work
-from loadtests.speculation.messages import Answer, Broken, Command, Done, Fix, Load, Measured, Quit, Rate, Run, Use
+from loadtests.speculation.loop import ClosedLoop, Slices, Window, Work
+from loadtests.speculation.messages import (
+    Answer,
+    Broken,
+    Command,
+    Done,
+    Fix,
+    Load,
+    Measured,
+    Quit,
+    Rate,
+    Run,
+    Turn,
+    Use,
+)
 from loadtests.speculation.parts import Parts
 
 
@@ -40,11 +54,18 @@ class Talk:
         line = sys.stdin.buffer.readline()
         return self._decode(line) if line else Quit()
 
+    def yield_turn(self) -> None:
+        """Let others run until it is this engine's turn again. Raises TypeError if something else is wanted of it."""
+        self.say(Turn())
+        if not isinstance(command := self.hear(), Turn):
+            raise TypeError(f"in the middle of a window comes no {type(command).__name__}")
+
 
 class Verifier:
-    """Loads the engine and measures windows. Raises SwitchyardError if it cannot load."""
+    """Loads the engine and measures windows. Raises SwitchyardError if it cannot load. ``yield_turn`` lets others run
+    in the middle of a window."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, yield_turn: Callable[[], None]) -> None:
         pool = PoolConfig.model_validate_json(json.dumps(load.pool))
         chosen = plan(load.name, pool)
         prepare(chosen)
@@ -55,7 +76,7 @@ class Verifier:
             chosen = hooks.vanilla(chosen)
         if load.synthetic:
             chosen = hooks.pretend(chosen)
-        self._load, self._hooks = load, hooks
+        self._load, self._hooks, self._yield_turn = load, hooks, yield_turn
         self._core = Core(chosen)
         self._runs = 0
 
@@ -77,7 +98,8 @@ class Verifier:
         self._runs += 1
         sampling = Sampling(max_tokens=self._load.max_tokens, temperature=0.0, ignore_eos=self._load.ignore_eos)
         work = Work(str(self._runs), [self._load.prompts[index] for index in command.order], sampling)
-        loop = ClosedLoop(self._core, work, command.batch)
+        slices = Slices(command.slice, self._yield_turn) if command.slice else None
+        loop = ClosedLoop(self._core, work, command.batch, slices=slices)
         loop.settle(command.settle)
         parts = Parts(self._hooks.places(self._core) if command.timed else ())
         before, cpu = self._hooks.speculation(self._core), time.process_time()
@@ -136,7 +158,7 @@ def serve(talk: Talk) -> None:
     load = talk.hear()
     if not isinstance(load, Load):
         raise TypeError(f"first comes Load, not {type(load).__name__}")
-    verifier = Verifier(load)
+    verifier = Verifier(load, talk.yield_turn)
     talk.say(done())
     while not isinstance(command := talk.hear(), Quit):
         talk.say(verifier.act(command))

@@ -7,7 +7,7 @@ import pytest
 
 from cluster.errors import EngineFailed
 from experts.api import Chunk, GenerateRequest, Sampling
-from loadtests.speculation.loop import ClosedLoop, Window, Work
+from loadtests.speculation.loop import ClosedLoop, Slices, Window, Work
 from loadtests.speculation.messages import Prompt
 
 LENGTHS = (3, 5, 2, 4)
@@ -106,6 +106,21 @@ def test_steps_that_read_a_prompt_are_kept_apart():
     assert window.decode.rows == window.decode.tokens == window.decode.steps
     assert window.decode.seconds == pytest.approx(0.01 * window.decode.steps)
     assert (window.decode.drafted, window.decode.accepted) == (2 * window.decode.steps, window.decode.steps)
+
+
+def test_pauses_come_after_a_slice_before_a_prompt_is_read_and_do_not_count():
+    pace, pauses = 2.0**-6, []
+
+    def pause() -> None:
+        engine.clock.now += 5.0
+        pauses.append(len(engine.seen))
+
+    alone, _ = loop(1, pace=pace)
+    _, engine = loop(1, pace=pace)
+    work = Work("w", [Prompt("code", (length,)) for length in LENGTHS], Sampling())
+    sliced = ClosedLoop(engine, work, 1, slices=Slices(6 * pace, pause), clock=engine.clock)
+    assert sliced.window(0.0) == alone.window(0.0)
+    assert pauses == [3 + 5], "the first prompt whose turn comes after six steps"
 
 
 def test_nothing_is_left_in_the_engine_after_a_drain():

@@ -25,7 +25,9 @@ from experts.speculation.stance import (
     GAIN,
     NOTICE,
     OUTLIER,
+    RARE,
     SAVED,
+    SELDOM,
     SPARING,
     SURE,
     Stance,
@@ -182,14 +184,12 @@ class AdaptiveDepth:
         self._lessons.timed(timing, self._asked.depths if self._asked else ())
         if self._asked:
             self._asked.spent, self._asked.wait = timing.verify + timing.wait, timing.wait
-        if self._lessons.many:
-            self._lessons.learn(self._step)
+        self._lessons.relieve(self._step)
 
     def close(self, session: str) -> None:
         """Forget a request; what it taught about its domain stays."""
         self._lessons.left.append(session)
-        if self._lessons.many:
-            self._lessons.learn(self._step)
+        self._lessons.relieve(self._step)
 
     def _keep(self, choice: Choice, plain: float) -> None:
         """A choice that may stand for a while."""
@@ -260,7 +260,8 @@ class AdaptiveDepth:
             self._last = None
             self._books.spare(DUTY)
             if self._stance.mode == "speculate":
-                self._watch.forget()
+                self._watch.forget(self._step, patient=stance.reason != "late")
+                self._wait = self._watch.wait(self._step)
         self._given_up = self._given_up.next(batch, stance, changed=changed, debt=self._books.purse.saved < 0.0)
         began = stance.mode == "probe" != self._stance.mode
         self._stance = stance
@@ -290,11 +291,12 @@ class AdaptiveDepth:
             return View(self._step, rows, plan.ratio, plan.ratio, plan.ratio, trying=trying)
         late, foreign = self._stance.reason == "late", self._given_up.foreign(batch)
         self._watch.look(batch.outlook(plan.ratio, late=late), self._step, damped=not foreign)
-        outlook, likely = self._watch.outlook, self._watch.likely
-        self._books.spare(SPARING if outlook and self._stance.reason == "acceptance" else DUTY)
+        outlook = self._watch.outlook
+        self._books.spare(SPARING if outlook and not late else DUTY)
         credit = foreign or self._books.purse.saved > CREDIT
-        lent = credit and ((likely and not late) or self._given_up.another_load(rows))
-        self._wait = 0 if lent else self._books.purse.until(min(batch.price(), SAVED))
+        lent = credit and ((self._watch.likely and not late) or self._given_up.another_load(rows))
+        saving = self._books.purse.until(min(batch.price(), SAVED))
+        self._wait = 0 if lent else max(self._watch.wait(self._step), saving)
         return View(
             self._step,
             rows,
@@ -305,6 +307,7 @@ class AdaptiveDepth:
             trying=trying,
             hopeful=self._watch.hopeful,
             wait=self._wait,
+            rare=SELDOM if outlook else RARE,
             clear=CLEAR if credit else SURE if outlook and self._step - self._stance.since >= AGAIN else math.inf,
         )
 

@@ -24,10 +24,10 @@ class Lessons:
         self._timings: list[tuple[Timing, int, int]] = []
         self.left: list[str] = []
 
-    @property
-    def many(self) -> bool:
-        """Whether they should be learnt soon."""
-        return len(self.left) > LEFT or len(self._timings) > UNTOLD
+    def relieve(self, step: int) -> None:
+        """Learn them if they are many."""
+        if len(self.left) > LEFT or len(self._timings) > UNTOLD:
+            self.learn(step)
 
     def judged(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
         """Take these; those that tell of drafts of known requests."""

@@ -23,8 +23,9 @@ PAUSE = 8
 """Steps without speculation before the first probe."""
 LONGEST = 32
 """Steps to which a pause grows while probes fail."""
-RARE = 256
-"""Steps after which a probe is made though even perfect drafts would not pay: the prices may be wrong, or old."""
+RARE, SELDOM = 256, 2048
+"""Steps after which a probe is made though even perfect drafts would not pay: the prices may be wrong, or old. And if
+it is shadow drafts that say so: they are asked for again and again."""
 PROVEN = 64
 """Steps of speculation after which the next pause is short again."""
 OUTLIER = 4.0
@@ -44,7 +45,8 @@ class View:
     """What a decision is made of. ``ratio``: the best choice's speed against plain, estimated; ``free`` and ``right``:
     the same if drafts came at once and all were right, or only were right. ``slow``: the tally is below the floor.
     ``trying``: a probe is under way and not yet lost; ``hopeful``: as far as is known, one may succeed; in ``wait``
-    steps there is time for one, and at once for what promises more than ``clear``."""
+    steps there is time for one, after ``rare`` steps one is made whatever is known, and what promises more than
+    ``clear`` is begun at once."""
 
     step: int
     rows: int
@@ -55,6 +57,7 @@ class View:
     trying: bool = False
     hopeful: bool = True
     wait: int = 0
+    rare: int = RARE
     clear: float = math.inf
 
 
@@ -81,7 +84,7 @@ class Stance:
         return self._plain(view)
 
     def _plain(self, view: View) -> "Stance":
-        hopeful = (view.free > GAIN and view.hopeful) or view.step - self.since >= RARE
+        hopeful = (view.free > GAIN and view.hopeful) or view.step - self.since >= view.rare
         left = max(self.due - view.step, view.wait)
         if self._begins(view):
             if self.soon != "speculate" and self.reason != "start":

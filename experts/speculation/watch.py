@@ -7,13 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experts.speculation import shadow
-from experts.speculation.stance import CLEAR, GAIN, LEAST
+from experts.speculation.stance import CLEAR, GAIN
 from experts.speculation.trials import Slots, Trials
 
 FRESH = 160
 """Steps for which it is known what would become of drafts after shadow drafts were compared."""
 RISING = 1.1
-"""How much better than before the newest shadow drafts have to look for a closer look."""
+"""How much better than before the newest shadow drafts have to look for a closer look, if speculation would clearly pay
+with them."""
+FIRST = 64
+"""Steps without speculation within which the first shadow drafts are expected."""
 REST, LONG_REST, LONGEST_REST = 18, 24, 128
 """Plain steps in a row without a look at what is going on, alone and with shadow drafts: in most of them nothing is,
 and looking costs time that plain decoding does not have to spare. The longest is for engines whose steps are so short
@@ -39,7 +42,7 @@ class Outlook:
 
     def followed(self, newest: "Outlook") -> "Outlook":
         """The mean of before and now: a few lucky drafts are no reason to begin."""
-        rising = newest.timely > max(RISING * self.timely, LEAST)
+        rising = newest.timely > max(RISING * self.timely, GAIN)
         return Outlook((self.ratio + newest.ratio) / 2, (self.timely + newest.timely) / 2, rising)
 
 
@@ -56,6 +59,7 @@ class Watch:
         self._trials = trials
         self._compared: int | None = None
         self._news = False
+        self._awaited = 0
         self._usual: float | None = None
 
     def compared(self, step: int, right: float) -> bool:
@@ -77,9 +81,15 @@ class Watch:
         elif self.outlook:
             self.outlook = replace(self.outlook, rising=False)
 
-    def forget(self) -> None:
-        """What was seen before is answered by now, as drafts have been verified."""
+    def forget(self, step: int, *, patient: bool) -> None:
+        """What was seen before is answered by now, as drafts have been verified. ``patient``: they came in time, so
+        shadow drafts will, too."""
         self.outlook, self._compared, self._news, self._usual = None, None, False, None
+        self._awaited = step + FIRST if patient and self.wanted else 0
+
+    def wait(self, step: int) -> int:
+        """For how many steps it is better to wait for shadow drafts than to try what was just found not to pay."""
+        return max(0, self._awaited - step) if self.outlook is None else 0
 
     @property
     def hopeful(self) -> bool:

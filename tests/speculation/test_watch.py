@@ -5,7 +5,7 @@ import pytest
 
 from experts.speculation import shadow
 from experts.speculation.trials import SHADOWED, Trials
-from experts.speculation.watch import FRESH, LONG_REST, LONGEST_REST, LOOKS, REST, Outlook, Watch
+from experts.speculation.watch import FIRST, FRESH, LONG_REST, LONGEST_REST, LOOKS, REST, Outlook, Watch
 
 
 def test_a_few_lucky_drafts_move_the_outlook_by_half_and_ask_for_a_closer_look():
@@ -43,11 +43,28 @@ def test_after_drafts_were_verified_what_was_seen_before_is_forgotten():
     watch = Watch(Trials(4), wanted=True)
     watch.compared(10, 1.0)
     watch.look(Outlook(2.0, 2.0), 10)
-    watch.forget()
+    watch.forget(10, patient=True)
     assert (watch.outlook, watch.hopeful, watch.rest(0.0)) == (None, True, REST)
     watch.compared(12, 1.0)
     watch.look(Outlook(0.5, 0.5), 12)
     assert watch.outlook == Outlook(0.75, 0.75)
+
+
+def test_what_was_just_found_not_to_pay_is_not_tried_before_shadow_drafts_have_been_seen():
+    watch = Watch(Trials(4), wanted=True)
+    assert watch.wait(1) == 0
+    watch.forget(10, patient=True)
+    assert (watch.wait(10), watch.wait(11), watch.wait(10 + FIRST)) == (FIRST, FIRST - 1, 0)
+    watch.compared(12, 1.0)
+    watch.look(Outlook(0.5, 0.5), 12)
+    assert watch.wait(13) == 0
+
+
+def test_drafts_that_were_late_are_not_waited_for_nor_those_that_nobody_wants():
+    watch, blind = Watch(Trials(4), wanted=True), Watch(Trials(4), wanted=False)
+    watch.forget(10, patient=False)
+    blind.forget(10, patient=True)
+    assert watch.wait(11) == blind.wait(11) == 0
 
 
 def test_there_is_hope_where_timely_drafts_would_pay_and_a_clear_sign_is_more():
@@ -79,5 +96,5 @@ def test_more_right_shadow_drafts_than_usual_are_a_reason_to_look_and_luck_is_no
     assert not any(watch.compared(step, 0.3) for step in range(2, 9))
     assert not watch.compared(9, 0.5)
     assert watch.compared(10, 1.5)
-    watch.forget()
+    watch.forget(10, patient=True)
     assert watch.compared(11, 1.5), "a lot, and nothing is usual any more"

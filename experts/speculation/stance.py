@@ -13,7 +13,7 @@ Reason = Literal["start", "acceptance", "late", "load", "slow", "probe", "refres
 pay, or now they do. ``slow``: measured below the floor, whatever was estimated. ``probe``: a try whether it pays, and
 its success. ``refresh``: one plain step, to know its time again."""
 
-GAIN, LEAST = 1.03, 1.01
+GAIN, LEAST = 1.05, 1.01
 """How much faster than plain decoding speculation is estimated to be when it begins, and when it ends."""
 CLEAR, SURE = 1.2, 1.5
 """The same when it begins though there is no time to be lost on trying, and though far too much has been."""

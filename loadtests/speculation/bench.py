@@ -52,10 +52,10 @@ SYNC, SYNC_FIXED = split(ahead=False, adaptive=True), split(ahead=False, adaptiv
 ACCEPTANCES = (0.6, 0.8, 0.9)
 MAX_TOKENS = 160
 NOISE_TOKENS = 40
-BRIEF = Tempo(0.5, 0.15)
 SLICE = 0.06
 """Seconds for which one of two engines runs that are measured side by side: on a shared host steps get half as long
 again within a second, and little within this."""
+BRIEF = Tempo(2.0, 0.3, SLICE)
 SWITCHES = 2
 """Laps of switching traffic for each lap of the trace."""
 SYNTHETIC = "real steps, synthetic acceptance"
@@ -97,7 +97,7 @@ FULL = Plan(
     phase=3.0,
     laps=4,
     records=40,
-    windows=60,
+    windows=16,
 )
 QUICK = Plan(
     family=Effort((1, 4), rounds=1, seconds=0.8, settle=0.2, pool=4 * MIX, mix=MIX, dissected=(1, 4)),
@@ -106,7 +106,7 @@ QUICK = Plan(
     phase=0.5,
     laps=1,
     records=8,
-    windows=4,
+    windows=2,
     seeds=SEEDS[:1],
     narrow=True,
 )
@@ -160,8 +160,8 @@ class Bench:
             self._note(rig)
 
     def controller(self) -> None:
-        """Nothing but the trace, and the traffic that drafts cannot foresee for a longer time: there the windows are
-        short and many, as a shared host changes its speed."""
+        """Nothing but the trace, and the traffic that drafts cannot foresee for a longer time: there the controller and
+        plain vLLM run side by side, as a shared host changes its speed."""
         prompts = self._prompts()
         with Rig(embedded(), Questions(prompts, MAX_TOKENS)) as rig:
             self._say("loading 3 engines")
@@ -188,7 +188,7 @@ class Bench:
         Comparison(rig, arms, self._plan.family).warm(prompts)
 
     def _against_plain(self, title: str, rig: Rig, course: Sequence[Phase]) -> None:
-        """The controller in turn with plain vLLM alone, in many short windows."""
+        """The controller side by side with plain vLLM alone."""
         trace = Trace(rig, OURS, FIXED, tempo=BRIEF, depths=(0,))
         self._traced(title, trace, course, self._plan.windows)
 

@@ -34,8 +34,8 @@ def stopped(stance, step, **other):
 
 
 def test_speculation_begins_where_it_is_clearly_faster_and_not_before():
-    assert Stance().next(view(1, ratio=1.02)).mode == "plain"
-    assert Stance().next(view(1, ratio=1.05)).mode == "speculate"
+    assert Stance().next(view(1, ratio=1.04)).mode == "plain"
+    assert Stance().next(view(1, ratio=1.06)).mode == "speculate"
 
 
 def test_between_the_two_bounds_nothing_changes():

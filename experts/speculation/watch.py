@@ -13,8 +13,8 @@ from experts.speculation.trials import Slots, Trials
 FRESH = 160
 """Steps for which it is known what would become of drafts after shadow drafts were compared."""
 RISING = 1.1
-"""How much better than before the newest shadow drafts have to look for a closer look, if speculation would clearly pay
-with them."""
+"""How much better than before the newest shadow drafts have to look for a closer look, if speculation would pay with
+them."""
 FIRST = 64
 """Steps without speculation within which the first shadow drafts are expected."""
 REST, LONG_REST, LONGEST_REST = 18, 24, 128

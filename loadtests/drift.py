@@ -56,17 +56,20 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """A draft pool: an answer takes ``send`` and ``draft`` per depth, in seconds, unless it was made ahead (``hits``, a
-    share). The verifier waits no longer than ``deadline``, and only as long as the choice says it pays."""
+    """A draft pool: an answer takes ``send`` and ``draft`` per depth, in seconds, unless it was made ahead: a share
+    ``hits``, and with every row whose last drafts were not all right that share is ``foresight`` times as large. The
+    verifier waits no longer than ``deadline``, and only as long as the choice says it pays."""
 
     send: float = 0.2e-3
     draft: float = 0.25e-3
     hits: float = 0.0
+    foresight: float = 1.0
     deadline: float = 25e-3
 
-    def wait(self, choice: Choice, usual: AnswerTime, now: float, luck: Random) -> tuple[float, bool]:
-        """The wait, and whether drafts came. One shorter than answers take is not begun."""
-        if luck.random() < self.hits:
+    def wait(self, choice: Choice, usual: AnswerTime, now: float, luck: Random, wrong: int) -> tuple[float, bool]:
+        """The wait, and whether drafts came; ``wrong`` rows had drafts that were not right. A wait shorter than answers
+        take is not begun."""
+        if luck.random() < self.hits * self.foresight**wrong:
             return QUICK, True
         worth = sum(choice.gains) / choice.pace if choice.pace else self.deadline
         patience = min(worth, self.deadline)
@@ -138,6 +141,7 @@ class Run:
     _rest: Rest = field(default_factory=Rest)
     _choice: Choice | None = None
     _shadows: list[tuple[_Request, int, int]] = field(default_factory=list)
+    _wrong: int = 0
 
     def step(self, traffic: Traffic) -> Step:
         self._refill(traffic)
@@ -146,11 +150,12 @@ class Run:
         look = look if choice.rest else 0.0
         wait, came = look, True
         if any(choice.depths):
-            wait, came = traffic.pool.wait(choice, self._usual, self.now, self.luck)
+            wait, came = traffic.pool.wait(choice, self._usual, self.now, self.luck, self._wrong)
         if wait > QUICK:
             self.depths.ponder()
         drafted = choice.depths if came and any(choice.depths) else (0,) * len(self._requests)
         accepted = [self._accepted(each, depth) for each, depth in zip(self._requests, drafted, strict=True)]
+        self._wrong = sum(right < depth for right, depth in zip(accepted, drafted, strict=True))
         rows, tokens = len(drafted), len(drafted) + sum(drafted)
         if self._rest.peeks:
             self._compare()
@@ -237,6 +242,8 @@ def speed(steps: Sequence[Step]) -> float:
 
 SLOW = replace(Pool(), send=20e-3)
 AHEAD = replace(Pool(), hits=0.8)
+FORESEEN = Pool(send=0.5e-3, draft=0.3e-3, hits=0.8, foresight=0.5)
+"""Where drafts fail, those made ahead are in vain and drafts are waited for."""
 TRACE = (
     Traffic("acceptance 0.9, batch 1", 1, (0.9,)),
     Traffic("acceptance 0.05, batch 1", 1, (0.05,)),

@@ -100,6 +100,13 @@ def room_of(rows: Sequence[RowView], depth: int) -> Ints:
     return np.array([max(0, min(row.room, depth)) for row in rows], np.intp)
 
 
+def failing(gains: Floats) -> float:
+    """The share of drafts that is expected to fail where ``gains`` [rows, depth] are those that are not: each draft
+    counts as much as it is likely to be right, as those that are not likely are not made."""
+    hoped = float(gains.sum())
+    return 1.0 - float((gains * gains).sum()) / hoped if hoped > 0.0 else 1.0
+
+
 def accepted(gains: Floats, depths: Ints) -> Floats:
     """Tokens that are expected to be accepted [rows]."""
     tokens: Floats = (gains * (np.arange(gains.shape[1]) < depths[:, None])).sum(axis=1)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
+from experts.speculation.costs import Demand
 from experts.speculation.stance import OUTLIER, Purse, Tally
 
 AFTERMATH = 0.4
@@ -14,18 +15,24 @@ FADING = 0.97
 
 @dataclass(slots=True)
 class Asked:
-    """The last choice and what became of it. In seconds: ``plain``, which a step without drafts would have
-    taken, and what was ``spent`` (None: not measured), of which ``wait`` in waiting; how many drafts ``came`` for each
-    row, tokens ``accepted``."""
+    """The last choice, which expected a share of drafts to be ``failing``, and what became of it. In seconds:
+    ``plain``, which a step without drafts would have taken, and what was ``spent`` (None: not measured), of which
+    ``wait`` in waiting; how many drafts ``came`` for each row, tokens ``accepted``."""
 
     depths: tuple[int, ...]
     plain: float
     mode: str
+    failing: float = 0.0
     came: tuple[int, ...] = ()
     accepted: int = 0
     spent: float | None = None
     wait: float = 0.0
     judged: bool = False
+
+    @property
+    def demand(self) -> Demand:
+        """What drafters were asked for."""
+        return Demand(sum(map(bool, self.depths)), max(self.depths, default=0), self.failing)
 
 
 @dataclass(slots=True)

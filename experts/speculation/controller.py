@@ -12,9 +12,9 @@ import numpy as np
 
 from experts.speculation import trials
 from experts.speculation.acceptance import LIMIT, Acceptance
-from experts.speculation.batch import Batch, GivenUp, Ints, accepted, room_of
+from experts.speculation.batch import Batch, GivenUp, Ints, accepted, failing, room_of
 from experts.speculation.books import Asked, Books
-from experts.speculation.costs import MANY, Costs, Experts, sound
+from experts.speculation.costs import MANY, Costs, Demand, Experts, sound
 from experts.speculation.depth import Choice, RowView, Timing, Verdict
 from experts.speculation.goodput import Plan, best_depths, ceiling
 from experts.speculation.lessons import Lessons
@@ -53,10 +53,11 @@ RIPE = 2
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A choice that may stand, and the seconds of a plain step when it was made."""
+    """A choice that may stand, and the seconds of a ``plain`` step and share of drafts ``failing`` it was made with."""
 
     standing: Standing
     plain: float
+    failing: float
     choice: Choice
 
 
@@ -126,9 +127,9 @@ class AdaptiveDepth:
             kinds=self._given_up.kinds,
             shadows=self._watch.assign(batch.slots, batch.room, self._step) if aimed else (),
         )
-        self._asked = Asked(choice.depths, batch.tariff.plain, mode)
+        self._asked = Asked(choice.depths, batch.tariff.plain, mode, batch.tariff.failing)
         if mode == "speculate" and depths.any() and not tried.any() and not self._stance.doubt:
-            self._keep(choice, batch.tariff.plain)
+            self._keep(choice, batch)
         return choice
 
     def ponder(self) -> None:
@@ -150,7 +151,7 @@ class AdaptiveDepth:
                 pace=batch.pace(plan.depths),
                 horizon=batch.horizon(plan.depths),
             )
-            self._keep(choice, batch.tariff.plain)
+            self._keep(choice, batch)
 
     def rested(self, steps: int, spent: float) -> None:
         """Plain steps that were not asked about."""
@@ -181,7 +182,7 @@ class AdaptiveDepth:
         del now
         if not sound(timing):
             return
-        self._lessons.timed(timing, self._asked.depths if self._asked else ())
+        self._lessons.timed(timing, self._asked.demand if self._asked else Demand())
         if self._asked:
             self._asked.spent, self._asked.wait = timing.verify + timing.wait, timing.wait
         self._lessons.relieve(self._step)
@@ -191,10 +192,10 @@ class AdaptiveDepth:
         self._lessons.left.append(session)
         self._lessons.relieve(self._step)
 
-    def _keep(self, choice: Choice, plain: float) -> None:
+    def _keep(self, choice: Choice, batch: Batch) -> None:
         """A choice that may stand for a while."""
         self._last = Standing.of(self._step, self._rows, choice=choice, before=self._last)
-        self._kept = _Kept(self._last, plain, choice)
+        self._kept = _Kept(self._last, batch.tariff.plain, batch.tariff.failing, choice)
 
     def _settle(self) -> None:
         """Book what the last choice has cost and brought."""
@@ -223,7 +224,7 @@ class AdaptiveDepth:
         if newcomers := kept.standing.newcomers(rows):
             self._acceptance.slots(newcomers, self._step)
         depths = tuple([part.depth for part in parts])
-        self._asked = Asked(depths, kept.plain, kept.choice.mode)
+        self._asked = Asked(depths, kept.plain, kept.choice.mode, kept.failing)
         return replace(kept.choice, depths=depths, gains=tuple([part.gain for part in parts]))
 
     def _leisure(self, batch: Batch, mode: str, reason: str) -> tuple[int, tuple[bool, ...] | None]:
@@ -248,7 +249,7 @@ class AdaptiveDepth:
         gains = np.multiply.accumulate(self._acceptance.rates(slots), axis=1) * (self._levels < room[:, None])
         context = max(0, min(sum(row.context for row in rows), MANY))
         kinds = frozenset([row.domain for row in rows if row.room > 0])
-        return Batch(slots, room, gains, self._costs.tariff(len(rows), context), kinds)
+        return Batch(slots, room, gains, self._costs.tariff(len(rows), context, failing(gains)), kinds)
 
     def _decide(self, batch: Batch, tried: Mask) -> tuple[Ints, Mask]:
         """Depths [rows], and which rows are only tried [rows]."""

@@ -19,6 +19,8 @@ from experts.speculation.depth import Timing
 Floats = NDArray[np.float64]
 Tokens = TypeVar("Tokens", float, Floats)
 
+Key = tuple[int, ...]
+
 CELLS = 64
 """Shapes remembered at once; the one not seen for longest makes room."""
 MEMORY = 12
@@ -39,6 +41,8 @@ MANY = 1 << 40
 """Tokens. As above."""
 GUESS = 0.01
 """Seconds a step is believed to take before one was measured."""
+SHADES = 4
+"""How finely it is told apart what share of drafts is expected to fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +63,11 @@ class Experts:
 class Cell:
     """A robust, decayed mean of measurements: ``seen`` of them, the last at step ``last``; ``spread`` is their mean
     absolute residual, ``features`` the mean of theirs. ``run`` counts surprises in a row, above or (negative) below.
-    It begins as the least of a few: what disturbs a step only makes it longer."""
+    With ``least`` it begins as the least of a few, where a measurement can only be disturbed by what makes it longer.
+    """
 
-    key: tuple[int, int]
+    key: Key
+    least: bool = True
     features: list[float] = field(default_factory=list)
     mean: float = 0.0
     spread: float = 0.0
@@ -83,7 +89,8 @@ class Cell:
         if self.seen > KNOWN:
             self.seen = max(KNOWN, round(min(self.seen, MEMORY) * 0.5 ** min((step - self.last) / HALF, 32.0)))
         weight = max(1.0 / (self.seen + 1), 1.0 / MEMORY)
-        moved = min(error, 0.0) if self.seen < KNOWN else weight * max(-limit, min(error, limit))
+        unsure = self.least and self.seen < KNOWN
+        moved = min(error, 0.0) if unsure else weight * max(-limit, min(error, limit))
         self.mean = max(0.0, self.mean + moved + weight * shift)
         self.spread += weight * (min(abs(error), 2 * limit) - self.spread)
         self.features = [old + weight * change for old, change in zip(self.features, changes, strict=True)]
@@ -100,25 +107,25 @@ class Surface:
 
     ``stiff`` [features] are the relative weights of the prior that each feature is worth nothing: where measurements
     cannot tell features apart, the least stiff explains them. A cell that is not seen again for ``age`` measurements
-    weighs a third. ``version`` changes whenever the answers do.
+    weighs a third; ``least`` as in ``Cell``. ``version`` changes whenever the answers do.
     """
 
-    def __init__(self, stiff: Sequence[float], *, age: float) -> None:
+    def __init__(self, stiff: Sequence[float], *, age: float, least: bool = True) -> None:
         self._stiff = np.diag(stiff)
-        self._age = age
-        self._cells: dict[tuple[int, int], Cell] = {}
+        self._age, self._least = age, least
+        self._cells: dict[Key, Cell] = {}
         self._step = 0
         self.version = 0
         self.coefficients: Floats = np.zeros(len(stiff))
 
-    def learn(self, key: tuple[int, int], features: Sequence[float], value: float) -> None:
+    def learn(self, key: Key, features: Sequence[float], value: float) -> None:
         """One measurement at ``features`` [features], which belongs to the cell ``key``."""
         self._step += 1
         cell = self._cells.get(key)
         if cell is None:
             if len(self._cells) >= CELLS:
                 del self._cells[min(self._cells.values(), key=lambda each: each.last).key]
-            cell = self._cells[key] = Cell(key)
+            cell = self._cells[key] = Cell(key, self._least)
             value = self._plausible(features, value)
         cell.learn(value, self._step, features=features, slope=self.coefficients.tolist())
         if abs(cell.run) in (2, CHANGED) or cell.seen in (1, 2, 4) or self._step % REFIT == 0:
@@ -135,7 +142,7 @@ class Surface:
             shares.append((cell.key[1], 1.0 + (share - 1.0) * (seen - 1.0) / (seen + 1.0)))
         return shares
 
-    def age(self, key: tuple[int, int]) -> int | None:
+    def age(self, key: Key) -> int | None:
         """Measurements since the last one in this cell; None if it is hardly known."""
         cell = self._cells.get(key)
         return None if cell is None or cell.seen < KNOWN else self._step - cell.last
@@ -169,14 +176,26 @@ class Surface:
 
 
 @dataclass(frozen=True, slots=True)
+class Demand:
+    """What drafters were asked for in a step: drafts for ``rows``, up to the ``deepest``, of which a share is expected
+    to be ``failing``. Where a draft fails, those made ahead for the next step mostly are in vain, and drafts are waited
+    for."""
+
+    rows: int = 0
+    deepest: int = 0
+    failing: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Tariff:
     """What a step of so many rows costs, in seconds: ``verify`` [rows * depth + 1] by the drafts verified in all,
-    ``wait`` [depth + 1] by the deepest draft (0: none asked for). ``supply`` [depth] is the share of drafts at each
-    position that come when asked for. ``verify`` and ``wait`` never fall."""
+    ``wait`` [depth + 1] by the deepest draft (0: none asked for) while a share of drafts is ``failing``. ``supply``
+    [depth] is the share of drafts at each position that come when asked for. ``verify`` and ``wait`` never fall."""
 
     verify: Floats
     wait: Floats
     supply: Floats
+    failing: float = 0.0
 
     @property
     def plain(self) -> float:
@@ -186,7 +205,7 @@ class Tariff:
     def timely(self, *, wait: bool) -> "Tariff":
         """The same if all drafts came, after the usual wait or at once."""
         waits = self.wait if wait else np.full_like(self.wait, self.wait[0])
-        return Tariff(self.verify, waits, np.ones_like(self.supply))
+        return Tariff(self.verify, waits, np.ones_like(self.supply), self.failing)
 
 
 class Costs:
@@ -195,15 +214,15 @@ class Costs:
     def __init__(self, depth: int, experts: Experts | None = None) -> None:
         self._depth, self._experts = depth, experts
         self._verify = Surface((1e-5, 1e-4, 1e-3, 1e-4 if experts else 1.0, 1e-3, 1e-3), age=400.0)
-        self._wait = Surface((1e-4, 1e-4, 1e-3), age=50.0)
+        self._wait = Surface((1e-4, 1e-4, 1e-3, 1e-4), age=50.0, least=False)
         self._calm, self._look = Cell((0, 0)), Cell((0, 0))
         self._supply = [1.0] * depth
         self.dry = 0
-        self._quoted: tuple[tuple[int, ...], Floats, Floats] | None = None
+        self._quoted: tuple[tuple[int, ...], Floats] | None = None
         self.steps = 0
 
-    def learn(self, timing: Timing, *, asked: int, deepest: int) -> None:
-        """A measured step for which ``asked`` rows had wanted up to ``deepest`` drafts each."""
+    def learn(self, timing: Timing, demand: Demand) -> None:
+        """A measured step, and what had been asked of drafters before."""
         if not sound(timing):
             return
         rows, drafts = timing.rows, timing.tokens - timing.rows
@@ -212,8 +231,9 @@ class Costs:
         if drafts or timing.settled:
             self.steps += 1
             self._verify.learn((_bucket(rows), _bucket(1 + drafts)), features, timing.verify)
-        if asked > 0 and deepest > 0:
-            self._wait.learn((_bucket(asked), deepest), (1.0, float(deepest), float(asked)), timing.wait)
+        if demand.rows > 0 and demand.deepest > 0:
+            key = (_bucket(demand.rows), demand.deepest, round(SHADES * demand.failing))
+            self._wait.learn(key, (1.0, float(demand.deepest), float(demand.rows), demand.failing), timing.wait)
         else:
             self._calm.learn(timing.wait, self.steps)
 
@@ -246,14 +266,14 @@ class Costs:
             supply.append(nearest)
         self._supply = supply
 
-    def tariff(self, rows: int, context: int) -> Tariff:
-        """Prices for so many rows with so many tokens of history together."""
-        known = (rows, _bucket(context), self._verify.version, self._wait.version)
+    def tariff(self, rows: int, context: int, failing: float = 0.0) -> Tariff:
+        """Prices for so many rows with so many tokens of history together, if a share of drafts is ``failing``."""
+        known = (rows, _bucket(context), self._verify.version)
         if self._quoted is None or self._quoted[0] != known:
-            self._quoted = (known, self._verified(rows, context), self._waited(rows))
-        _, verify, wait = self._quoted
+            self._quoted = (known, self._verified(rows, context))
+        verify, wait = self._quoted[1], self._waited(rows, failing)
         wait[0] = min(self._calm.mean, wait[1])
-        return Tariff(verify, wait, np.array(self._supply) * 0.5 ** max(self.dry - 1, 0))
+        return Tariff(verify, wait, np.array(self._supply) * 0.5 ** max(self.dry - 1, 0), failing)
 
     def age(self, rows: int) -> int | None:
         """Measured steps since so many rows were last run without drafts; None if they hardly ever were."""
@@ -282,10 +302,10 @@ class Costs:
         verify: Floats = np.maximum(np.maximum.accumulate(plane), 1e-9)
         return verify
 
-    def _waited(self, rows: int) -> Floats:
+    def _waited(self, rows: int, failing: float) -> Floats:
         """Seconds by the deepest draft, [depth + 1]; the first is another matter."""
-        base, level, row = self._wait.coefficients.tolist()
-        wait: Floats = base + row * rows + level * np.arange(self._depth + 1, dtype=np.float64)
+        base, level, row, miss = self._wait.coefficients.tolist()
+        wait: Floats = base + row * rows + miss * failing + level * np.arange(self._depth + 1, dtype=np.float64)
         return wait
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experts.speculation.acceptance import Acceptance
-from experts.speculation.costs import Costs
+from experts.speculation.costs import Costs, Demand
 from experts.speculation.depth import Timing, Verdict
 from experts.speculation.trials import Trials
 
@@ -21,7 +21,7 @@ class Lessons:
         self._acceptance, self._costs, self._trials = acceptance, costs, trials
         self._verdicts: list[Verdict] = []
         self._slots: list[int] = []
-        self._timings: list[tuple[Timing, int, int]] = []
+        self._timings: list[tuple[Timing, Demand]] = []
         self.left: list[str] = []
 
     def relieve(self, step: int) -> None:
@@ -36,9 +36,9 @@ class Lessons:
         self._verdicts.extend(known)
         return known
 
-    def timed(self, timing: Timing, depths: Sequence[int]) -> None:
-        """A step took so long after these drafts had been asked for."""
-        self._timings.append((timing, sum(map(bool, depths)), max(depths, default=0)))
+    def timed(self, timing: Timing, demand: Demand) -> None:
+        """A step took so long after drafters had been asked for this."""
+        self._timings.append((timing, demand))
 
     def learn(self, step: int) -> None:
         """All of them, at ``step``."""
@@ -48,8 +48,8 @@ class Lessons:
             self._acceptance.learn(slots, verdicts, step)
             self._trials.learn(np.array(slots, np.intp), np.array([verdict.accepted > 0 for verdict in verdicts]))
         timings, self._timings = self._timings, []
-        for timing, asked, deepest in timings:
-            self._costs.learn(timing, asked=asked, deepest=deepest)
+        for timing, demand in timings:
+            self._costs.learn(timing, demand)
         left, self.left = self.left, []
         for session in left:
             self._trials.forget(self._acceptance.close(session))

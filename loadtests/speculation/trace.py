@@ -89,9 +89,11 @@ class Tempo:
 
 class Trace:
     """``tunable`` is the arm whose depth is fixed in turn, to each of ``depths``, ``adaptive`` the one with the
-    controller. In slices, plain decoding alone can run beside it: ``depths`` are (0,) then."""
+    controller. In slices, plain decoding alone can run beside it: ``depths`` are (0,) then, or ValueError is raised."""
 
     def __init__(self, rig: Rig, adaptive: Arm, tunable: Arm, *, tempo: Tempo, depths: Sequence[int] = FIXED) -> None:
+        if tempo.slice and tuple(depths) != (0,):
+            raise ValueError(f"in slices nothing but plain decoding runs beside the controller, not depths {depths}")
         self._rig, self._adaptive, self._tunable = rig, adaptive, tunable
         self._tempo, self._depths = tempo, depths
         self._sizes: dict[str, int] = {}

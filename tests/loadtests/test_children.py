@@ -8,19 +8,28 @@ import psutil
 import pytest
 
 from loadtests.speculation.children import Child, ChildFailed
-from loadtests.speculation.messages import Done, Fix, Measured
+from loadtests.speculation.messages import Done, Fix, Measured, Run, Turn
 
 ECHO = """
     import sys
     from loadtests.speculation.children import die_with_parent
-    from loadtests.speculation.messages import Broken, Done, Fix, Quit
-    from loadtests.speculation.verifier import Talk, done
+    from loadtests.speculation.loop import Window
+    from loadtests.speculation.messages import Broken, Done, Fix, Quit, Run
+    from loadtests.speculation.verifier import Talk, done, measured
 
     die_with_parent()
     talk = Talk()
     print("noise on standard output")
     while not isinstance(command := talk.hear(), Quit):
-        if command == Fix(1):
+        if isinstance(command, Run):
+            try:
+                for _ in range(command.batch):
+                    talk.yield_turn()
+            except TypeError as error:
+                talk.say(Broken(str(error)))
+            else:
+                talk.say(measured(Window(finished=command.batch), 0.0, {}, None))
+        elif command == Fix(1):
             talk.say(Broken("no such depth"))
         elif command == Fix(2):
             sys.exit("last words")
@@ -80,3 +89,26 @@ def test_a_resting_child_stands_still_until_it_is_asked(child):
         assert time.monotonic() < until
         time.sleep(0.01)
     assert child.obey(Fix(0)).resident > 0
+
+
+def test_a_window_in_slices_is_over_after_its_turns(child):
+    window = Run(2, (0,), 1.0, 0.0, slice=0.1)
+    assert child.slice(window, 30) is None
+    assert child.slice(Turn(), 30) is None
+    measured = child.slice(Turn(), 30)
+    assert measured is not None
+    assert measured.finished == 2
+
+
+def test_in_the_middle_of_a_window_comes_nothing_but_a_turn(child):
+    assert child.slice(Run(2, (0,), 1.0, 0.0, slice=0.1), 30) is None
+    child.send(Fix(0))
+    with pytest.raises(ChildFailed, match="in the middle of a window comes no Fix"):
+        child.take(Done, 30)
+
+
+def test_what_is_no_part_of_a_window_is_a_failure(child):
+    child.send(Fix(0))
+    child.take(Done, 30)
+    with pytest.raises(ChildFailed, match="answered Done in the middle of a window"):
+        child.slice(Turn(), 30)

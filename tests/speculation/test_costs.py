@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experts.speculation.costs import CELLS, Costs, Experts, Surface
+from experts.speculation.costs import CELLS, Costs, Demand, Experts, Surface
 from experts.speculation.depth import Timing
 
 DEPTH = 8
@@ -17,11 +17,11 @@ def seconds(rows, drafts):
     return BASE + ROW * rows + TOKEN * (rows + drafts) + (CHECK if drafts else 0.0)
 
 
-def learn(costs, rows, drafts, *, verify=None, wait=1e-4, asked=None, deepest=None):
+def learn(costs, rows, drafts, *, verify=None, wait=1e-4, asked=None, deepest=None, failing=0.0):
     verify = seconds(rows, drafts) if verify is None else verify
     asked = (rows if drafts else 0) if asked is None else asked
     deepest = -(-drafts // rows) if deepest is None else deepest
-    return costs.learn(Timing(rows, rows + drafts, 100 * rows, verify, wait), asked=asked, deepest=deepest)
+    return costs.learn(Timing(rows, rows + drafts, 100 * rows, verify, wait), Demand(asked, deepest, failing))
 
 
 def trained(experts=None, *, shapes=((1, 0), (1, 2), (1, 5), (4, 0), (4, 8), (4, 20), (16, 0), (16, 48)), rounds=15):
@@ -37,7 +37,7 @@ def test_plain_steps_that_are_not_settled_say_nothing_of_plain_decoding():
     costs = trained()
     before = costs.tariff(4, 400).plain
     for _ in range(50):
-        costs.learn(Timing(4, 4, 400, 10 * seconds(4, 0), 1e-4, settled=False), asked=0, deepest=0)
+        costs.learn(Timing(4, 4, 400, 10 * seconds(4, 0), 1e-4, settled=False), Demand())
     assert costs.tariff(4, 400).plain == pytest.approx(before)
 
 
@@ -97,6 +97,16 @@ def test_waits_are_learnt_by_the_deepest_draft_and_apart_from_steps_without():
     assert wait[4] == pytest.approx(2e-3, rel=0.2)
 
 
+def test_where_drafts_fail_they_are_waited_for():
+    costs = Costs(DEPTH)
+    luck = Random(5)
+    for _ in range(300):
+        failing = luck.choice((0.1, 0.5, 0.9))
+        learn(costs, 4, 24, wait=0.5e-3 + 3.5e-3 * failing * luck.uniform(0.5, 1.5), failing=failing)
+    for failing in (0.1, 0.5, 0.9):
+        assert costs.tariff(4, 400, failing).wait[6] == pytest.approx(0.5e-3 + 3.5e-3 * failing, rel=0.2)
+
+
 def test_waits_that_end_are_forgotten_sooner_than_times_of_the_model():
     costs = trained()
     for _ in range(20):
@@ -141,8 +151,8 @@ def test_times_that_make_no_sense_are_not_learnt(bad):
     before = costs.tariff(4, 400)
     assert not learn(costs, 4, 8, verify=bad)
     assert bad == 0.0 or not learn(costs, 4, 8, wait=bad)
-    assert not costs.learn(Timing(0, 0, 0, 1e-3, 0.0), asked=0, deepest=0)
-    assert not costs.learn(Timing(4, 3, 0, 1e-3, 0.0), asked=0, deepest=0)
+    assert not costs.learn(Timing(0, 0, 0, 1e-3, 0.0), Demand())
+    assert not costs.learn(Timing(4, 3, 0, 1e-3, 0.0), Demand())
     assert (costs.tariff(4, 400).verify == before.verify).all()
 
 
@@ -157,7 +167,7 @@ TIMINGS = st.lists(
 def test_any_measurements_leave_prices_that_are_finite_and_never_fall(timings):
     costs = Costs(DEPTH, Experts(64, 4))
     for rows, tokens, context, verify, wait in timings:
-        costs.learn(Timing(rows, tokens, context, verify, wait), asked=max(rows, 0), deepest=min(DEPTH, max(tokens, 0)))
+        costs.learn(Timing(rows, tokens, context, verify, wait), Demand(max(rows, 0), min(DEPTH, max(tokens, 0))))
     for rows in (1, 7, 64):
         tariff = costs.tariff(rows, 50 * rows)
         for prices in (tariff.verify, tariff.wait):

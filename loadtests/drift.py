@@ -57,8 +57,8 @@ class Engine:
 @dataclass(frozen=True, slots=True)
 class Pool:
     """A draft pool: an answer takes ``send`` and ``draft`` per depth, in seconds, unless it was made ahead: a share
-    ``hits``, and with every row whose last drafts were not all right that share is ``foresight`` times as large. The
-    verifier waits no longer than ``deadline``, and only as long as the choice says it pays."""
+    ``hits``, and with every row whose last drafts were not all right, or that had none, that share is ``foresight``
+    times as large. The verifier waits no longer than ``deadline``, and only as long as the choice says it pays."""
 
     send: float = 0.2e-3
     draft: float = 0.25e-3
@@ -67,8 +67,8 @@ class Pool:
     deadline: float = 25e-3
 
     def wait(self, choice: Choice, usual: AnswerTime, now: float, luck: Random, wrong: int) -> tuple[float, bool]:
-        """The wait, and whether drafts came; ``wrong`` rows had drafts that were not right. A wait shorter than answers
-        take is not begun."""
+        """The wait, and whether drafts came; ``wrong`` rows had none that were all right before. A wait shorter than
+        answers take is not begun."""
         if luck.random() < self.hits * self.foresight**wrong:
             return QUICK, True
         worth = sum(choice.gains) / choice.pace if choice.pace else self.deadline
@@ -155,7 +155,7 @@ class Run:
             self.depths.ponder()
         drafted = choice.depths if came and any(choice.depths) else (0,) * len(self._requests)
         accepted = [self._accepted(each, depth) for each, depth in zip(self._requests, drafted, strict=True)]
-        self._wrong = sum(right < depth for right, depth in zip(accepted, drafted, strict=True))
+        self._wrong = sum(not depth or right < depth for right, depth in zip(accepted, drafted, strict=True))
         rows, tokens = len(drafted), len(drafted) + sum(drafted)
         if self._rest.peeks:
             self._compare()

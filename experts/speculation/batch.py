@@ -20,12 +20,13 @@ Ints = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The rows of one choice: their ``slots`` [rows], ``room`` [rows], probable ``gains`` [rows, depth], and prices;
-    ``kinds`` of traffic."""
+    """The rows of one choice: their ``slots`` [rows], ``room`` [rows], probable ``gains`` [rows, depth], the share of
+    drafts that is ``failing`` if so, and prices; ``kinds`` of traffic."""
 
     slots: Slots
     room: Ints
     gains: Floats
+    failing: float
     tariff: Tariff
     kinds: frozenset[str]
 
@@ -101,8 +102,9 @@ def room_of(rows: Sequence[RowView], depth: int) -> Ints:
 
 
 def failing(gains: Floats) -> float:
-    """The share of drafts that is expected to fail where ``gains`` [rows, depth] are those that are not: each draft
-    counts as much as it is likely to be right, as those that are not likely are not made."""
+    """The share of drafts that is expected to be wrong, where ``gains`` [rows, depth] are the chances that they and all
+    before them are right. It is a mean over drafts weighed with just these chances, 1 - sum(g^2) / sum(g), as drafts
+    are made where they are likely to be right: what is hopeless does not count. 1 if nobody has room."""
     hoped = float(gains.sum())
     return 1.0 - float((gains * gains).sum()) / hoped if hoped > 0.0 else 1.0
 

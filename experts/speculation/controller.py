@@ -127,7 +127,7 @@ class AdaptiveDepth:
             kinds=self._given_up.kinds,
             shadows=self._watch.assign(batch.slots, batch.room, self._step) if aimed else (),
         )
-        self._asked = Asked(choice.depths, batch.tariff.plain, mode, batch.tariff.failing)
+        self._asked = Asked(choice.depths, batch.tariff.plain, mode, batch.failing)
         if mode == "speculate" and depths.any() and not tried.any() and not self._stance.doubt:
             self._keep(choice, batch)
         return choice
@@ -195,7 +195,7 @@ class AdaptiveDepth:
     def _keep(self, choice: Choice, batch: Batch) -> None:
         """A choice that may stand for a while."""
         self._last = Standing.of(self._step, self._rows, choice=choice, before=self._last)
-        self._kept = _Kept(self._last, batch.tariff.plain, batch.tariff.failing, choice)
+        self._kept = _Kept(self._last, batch.tariff.plain, batch.failing, choice)
 
     def _settle(self) -> None:
         """Book what the last choice has cost and brought."""
@@ -249,7 +249,7 @@ class AdaptiveDepth:
         gains = np.multiply.accumulate(self._acceptance.rates(slots), axis=1) * (self._levels < room[:, None])
         context = max(0, min(sum(row.context for row in rows), MANY))
         kinds = frozenset([row.domain for row in rows if row.room > 0])
-        return Batch(slots, room, gains, self._costs.tariff(len(rows), context, failing(gains)), kinds)
+        return Batch(slots, room, gains, wrong := failing(gains), self._costs.tariff(len(rows), context, wrong), kinds)
 
     def _decide(self, batch: Batch, tried: Mask) -> tuple[Ints, Mask]:
         """Depths [rows], and which rows are only tried [rows]."""

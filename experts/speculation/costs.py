@@ -63,8 +63,8 @@ class Experts:
 class Cell:
     """A robust, decayed mean of measurements: ``seen`` of them, the last at step ``last``; ``spread`` is their mean
     absolute residual, ``features`` the mean of theirs. ``run`` counts surprises in a row, above or (negative) below.
-    With ``least`` it begins as the least of a few, where a measurement can only be disturbed by what makes it longer.
-    """
+    With ``least`` it begins as the least of a few, if what disturbs a measurement only makes it longer; else as their
+    mean, and with the first one's half as its spread."""
 
     key: Key
     least: bool = True
@@ -92,7 +92,8 @@ class Cell:
         unsure = self.least and self.seen < KNOWN
         moved = min(error, 0.0) if unsure else weight * max(-limit, min(error, limit))
         self.mean = max(0.0, self.mean + moved + weight * shift)
-        self.spread += weight * (min(abs(error), 2 * limit) - self.spread)
+        if self.seen or self.least:
+            self.spread += weight * (min(abs(error), 2 * limit) - self.spread)
         self.features = [old + weight * change for old, change in zip(self.features, changes, strict=True)]
         self.seen, self.last = self.seen + 1, step
 
@@ -177,25 +178,29 @@ class Surface:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What drafters were asked for in a step: drafts for ``rows``, up to the ``deepest``, of which a share is expected
-    to be ``failing``. Where a draft fails, those made ahead for the next step mostly are in vain, and drafts are waited
-    for."""
+    """What drafters were asked for in a step: drafts for ``rows``, up to the ``deepest``, while a share ``failing`` of
+    drafts was expected to be wrong (see ``batch.failing``)."""
 
     rows: int = 0
     deepest: int = 0
     failing: float = 0.0
 
+    @property
+    def missing(self) -> float:
+        """Rows whose last drafts fail are those whose next ones were not made ahead: they are waited for, and take the
+        longer the more there are."""
+        return self.rows * self.failing
+
 
 @dataclass(frozen=True, slots=True)
 class Tariff:
     """What a step of so many rows costs, in seconds: ``verify`` [rows * depth + 1] by the drafts verified in all,
-    ``wait`` [depth + 1] by the deepest draft (0: none asked for) while a share of drafts is ``failing``. ``supply``
-    [depth] is the share of drafts at each position that come when asked for. ``verify`` and ``wait`` never fall."""
+    ``wait`` [depth + 1] by the deepest draft (0: none asked for). ``supply`` [depth] is the share of drafts at each
+    position that come when asked for. ``verify`` and ``wait`` never fall."""
 
     verify: Floats
     wait: Floats
     supply: Floats
-    failing: float = 0.0
 
     @property
     def plain(self) -> float:
@@ -205,7 +210,7 @@ class Tariff:
     def timely(self, *, wait: bool) -> "Tariff":
         """The same if all drafts came, after the usual wait or at once."""
         waits = self.wait if wait else np.full_like(self.wait, self.wait[0])
-        return Tariff(self.verify, waits, np.ones_like(self.supply), self.failing)
+        return Tariff(self.verify, waits, np.ones_like(self.supply))
 
 
 class Costs:
@@ -214,7 +219,7 @@ class Costs:
     def __init__(self, depth: int, experts: Experts | None = None) -> None:
         self._depth, self._experts = depth, experts
         self._verify = Surface((1e-5, 1e-4, 1e-3, 1e-4 if experts else 1.0, 1e-3, 1e-3), age=400.0)
-        self._wait = Surface((1e-4, 1e-4, 1e-3, 1e-4), age=50.0, least=False)
+        self._wait = Surface((1e-4, 1e-4, 1e-3, 1e-3), age=50.0, least=False)
         self._calm, self._look = Cell((0, 0)), Cell((0, 0))
         self._supply = [1.0] * depth
         self.dry = 0
@@ -223,7 +228,7 @@ class Costs:
 
     def learn(self, timing: Timing, demand: Demand) -> None:
         """A measured step, and what had been asked of drafters before."""
-        if not sound(timing):
+        if not sound(timing) or not 0.0 <= demand.failing <= 1.0:
             return
         rows, drafts = timing.rows, timing.tokens - timing.rows
         experts = self._experts.distinct(timing.tokens) if self._experts else 0.0
@@ -233,7 +238,7 @@ class Costs:
             self._verify.learn((_bucket(rows), _bucket(1 + drafts)), features, timing.verify)
         if demand.rows > 0 and demand.deepest > 0:
             key = (_bucket(demand.rows), demand.deepest, round(SHADES * demand.failing))
-            self._wait.learn(key, (1.0, float(demand.deepest), float(demand.rows), demand.failing), timing.wait)
+            self._wait.learn(key, (1.0, float(demand.deepest), float(demand.rows), demand.missing), timing.wait)
         else:
             self._calm.learn(timing.wait, self.steps)
 
@@ -273,7 +278,7 @@ class Costs:
             self._quoted = (known, self._verified(rows, context))
         verify, wait = self._quoted[1], self._waited(rows, failing)
         wait[0] = min(self._calm.mean, wait[1])
-        return Tariff(verify, wait, np.array(self._supply) * 0.5 ** max(self.dry - 1, 0), failing)
+        return Tariff(verify, wait, np.array(self._supply) * 0.5 ** max(self.dry - 1, 0))
 
     def age(self, rows: int) -> int | None:
         """Measured steps since so many rows were last run without drafts; None if they hardly ever were."""
@@ -305,7 +310,8 @@ class Costs:
     def _waited(self, rows: int, failing: float) -> Floats:
         """Seconds by the deepest draft, [depth + 1]; the first is another matter."""
         base, level, row, miss = self._wait.coefficients.tolist()
-        wait: Floats = base + row * rows + miss * failing + level * np.arange(self._depth + 1, dtype=np.float64)
+        constant = base + rows * (row + miss * failing)
+        wait: Floats = constant + level * np.arange(self._depth + 1, dtype=np.float64)
         return wait
 
 

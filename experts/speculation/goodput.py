@@ -63,7 +63,8 @@ def _levels(tariff: Tariff) -> NDArray[np.intp]:
 
 
 def ceiling(rows: int, tariff: Tariff, *, free: bool) -> float:
-    """The best ratio to plain decoding if every draft were accepted; ``free``: and all came without a wait."""
+    """The best ratio to plain decoding if every draft were accepted, with waits as they are though some fail now;
+    ``free``: and all came without a wait."""
     levels = np.arange(1, len(tariff.wait))
     supply = np.ones_like(tariff.supply) if free else tariff.supply
     wait = tariff.wait[0] if free else tariff.wait[1:]

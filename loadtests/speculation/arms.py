@@ -80,13 +80,22 @@ def co_resident(pair: Pair, cores: tuple[int, ...]) -> Arm:
 
 def split(*, ahead: bool, adaptive: bool) -> Arm:
     """Drafts from the draft server on the other core."""
-    settings = {
+    name = f"split {'ahead' if ahead else 'sync'}"
+    settings = _split(DEPTH, ahead=ahead, controller="adaptive" if adaptive else "fixed")
+    return Arm(name if adaptive else f"{name}, fixed K", settings, tunable=not adaptive)
+
+
+def fixed(depth: int) -> Arm:
+    """Drafted ahead like the controller's, but so many in every step, as the pool's configuration says."""
+    return Arm(f"K={depth}", _split(depth, ahead=True, controller="fixed"))
+
+
+def _split(depth: int, *, ahead: bool, controller: str) -> dict[str, Any]:
+    return {
         "layout": "split",
         "pool": "draft",
-        "depth": DEPTH,
+        "depth": depth,
         "deadline_ms": DEADLINE_MS,
         "ahead": ahead,
-        "controller": "adaptive" if adaptive else "fixed",
+        "controller": controller,
     }
-    name = f"split {'ahead' if ahead else 'sync'}"
-    return Arm(name if adaptive else f"{name}, fixed K", settings, tunable=not adaptive)

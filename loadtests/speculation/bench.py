@@ -7,7 +7,7 @@ a verifier that was upgraded without its draft.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -17,7 +17,7 @@ from rich.table import Table
 from loadtests.drift import SEEDS, drift
 from loadtests.prompts import ANSWERABLE, RECORDS, encoded
 from loadtests.report import RESULTS, Bar, Outcome, bounded
-from loadtests.speculation.arms import DRAFT_CORE, PLAIN, VERIFIER_CORE, Arm, co_resident, split
+from loadtests.speculation.arms import DEPTHS, DRAFT_CORE, PLAIN, VERIFIER_CORE, Arm, co_resident, fixed, split
 from loadtests.speculation.bars import (
     budget_table,
     ceiling_table,
@@ -33,6 +33,7 @@ from loadtests.speculation.plot import draw
 from loadtests.speculation.rig import Questions, Rig
 from loadtests.speculation.summary import Ceiling, Sample, Summary, ceilings, rate_of, summaries
 from loadtests.speculation.trace import (
+    ADAPTIVE,
     Pace,
     Phase,
     Tempo,
@@ -52,10 +53,11 @@ SYNC, SYNC_FIXED = split(ahead=False, adaptive=True), split(ahead=False, adaptiv
 ACCEPTANCES = (0.6, 0.8, 0.9)
 MAX_TOKENS = 160
 NOISE_TOKENS = 40
-SLICE = 0.06
-"""Seconds for which one of two engines runs that are measured side by side: on a shared host steps get half as long
-again within a second, and little within this."""
-BRIEF = Tempo(2.0, 0.3, SLICE)
+BESIDE_PLAIN = {ADAPTIVE: OURS, "K=0": PLAIN}
+"""The controller, and plain decoding alone."""
+RIVALS = BESIDE_PLAIN | {f"K={depth}": fixed(depth) for depth in DEPTHS}
+"""The controller, and all it could have done."""
+BRIEF = Tempo(2.0, 0.3)
 SWITCHES = 2
 """Laps of switching traffic for each lap of the trace."""
 SYNTHETIC = "real steps, synthetic acceptance"
@@ -141,7 +143,7 @@ class Bench:
         self.others = self.idle = self.resident = 0.0
 
     def embedded(self) -> None:
-        """The family that ships, its real acceptance, its own ends of sequences; then the trace."""
+        """The family that ships, its real acceptance, its own ends of sequences."""
         pair, prompts = embedded(), self._prompts()
         one, both = co_resident(pair, (VERIFIER_CORE,)), co_resident(pair, (VERIFIER_CORE, DRAFT_CORE))
         arms = (PLAIN, one, OURS, FIXED) if self._plan.narrow else (PLAIN, one, both, SYNC, OURS, SYNC_FIXED, FIXED)
@@ -156,20 +158,30 @@ class Bench:
             self.parts = list(comparison.dissect())
             self._show(summary_table("embedded family, one core each", summaries(self.samples)))
             self._show(budget_table("one step, milliseconds", self.parts))
-            self._changing(rig, prompts)
             self._note(rig)
 
-    def controller(self) -> None:
-        """Nothing but the trace, and the traffic that drafts cannot foresee for a longer time: there the controller and
-        plain vLLM run side by side, as a shared host changes its speed."""
+    def unforeseeable(self) -> None:
+        """Traffic that drafts cannot foresee, for a longer time and right after some that they can."""
         prompts = self._prompts()
         with Rig(embedded(), Questions(prompts, MAX_TOKENS)) as rig:
-            self._say("loading 3 engines")
-            self._warm(rig, (PLAIN, OURS, FIXED), len(prompts))
+            self._warm(rig, BESIDE_PLAIN, len(prompts))
             course = phases([prompt.domain for prompt in prompts])
             self._against_plain("traffic that drafts cannot foresee", rig, steady(course))
-            self._switching(rig, course)
-            self._changing(rig, prompts)
+            tempo = Tempo(self._plan.phase)
+            trace = Trace(rig, BESIDE_PLAIN, tempo=tempo)
+            self._traced("traffic that switches", trace, switches(course), SWITCHES * self._plan.laps)
+            self._note(rig)
+
+    def changing(self) -> None:
+        """Traffic and load that change, against every fixed depth at once."""
+        prompts = self._prompts()
+        narrow = {name: arm for name, arm in RIVALS.items() if arm in (OURS, PLAIN, fixed(max(DEPTHS)))}
+        rivals = narrow if self._plan.narrow else RIVALS
+        with Rig(embedded(), Questions(prompts, MAX_TOKENS)) as rig:
+            self._warm(rig, rivals, len(prompts))
+            trace = Trace(rig, rivals, tempo=Tempo(self._plan.phase))
+            course = phases([prompt.domain for prompt in prompts])
+            self._traced("changing traffic", trace, course, self._plan.laps)
             self._note(rig)
 
     def collapsed(self) -> None:
@@ -177,30 +189,19 @@ class Bench:
         ids = renumbering()
         prompts = tuple(Prompt(each.domain, tuple(ids[token] for token in each.tokens)) for each in self._prompts())
         with upgraded_pair() as pair, Rig(pair, Questions(prompts, MAX_TOKENS)) as rig:
-            self._say(f"{pair.name}: loading 2 engines")
-            self._warm(rig, (PLAIN, OURS), len(prompts))
+            self._warm(rig, BESIDE_PLAIN, len(prompts))
             self._against_plain(pair.name, rig, upgraded(phases([prompt.domain for prompt in prompts])))
             self._note(rig)
 
-    def _warm(self, rig: Rig, arms: tuple[Arm, ...], prompts: int) -> None:
+    def _warm(self, rig: Rig, arms: Mapping[str, Arm], prompts: int) -> None:
         """Load them; they begin with all prompts read."""
-        rig.load(arms)
-        Comparison(rig, arms, self._plan.family).warm(prompts)
+        self._say(f"loading {len(arms)} engines")
+        rig.load(arms.values())
+        Comparison(rig, list(arms.values()), self._plan.family).warm(prompts)
 
     def _against_plain(self, title: str, rig: Rig, course: Sequence[Phase]) -> None:
-        """The controller side by side with plain vLLM alone."""
-        trace = Trace(rig, OURS, FIXED, tempo=BRIEF, depths=(0,))
-        self._traced(title, trace, course, self._plan.windows)
-
-    def _switching(self, rig: Rig, course: Sequence[Phase]) -> None:
-        """How much of plain's speed is left right after drafts have ceased to be right; changes included."""
-        trace = Trace(rig, OURS, FIXED, tempo=Tempo(self._plan.phase, slice=SLICE), depths=(0,))
-        self._traced("traffic that switches", trace, switches(course), SWITCHES * self._plan.laps)
-
-    def _changing(self, rig: Rig, prompts: tuple[Prompt, ...]) -> None:
-        course = phases([prompt.domain for prompt in prompts])
-        trace = Trace(rig, OURS, FIXED, tempo=Tempo(self._plan.phase))
-        self._traced("changing traffic", trace, course, self._plan.laps)
+        """The controller side by side with plain vLLM alone, as long as nothing changes."""
+        self._traced(title, Trace(rig, BESIDE_PLAIN, tempo=BRIEF), course, self._plan.windows)
 
     def _traced(self, title: str, trace: Trace, course: Sequence[Phase], rounds: int) -> None:
         self._say(title)
@@ -274,7 +275,8 @@ def _verdicts(title: str, found: Sequence[Verdict]) -> Table:
 def controller() -> Outcome:
     """The controller alone, on real engines: whether it loses against any fixed depth."""
     bench = Bench(_plan(), Console(width=180))
-    bench.controller()
+    bench.unforeseeable()
+    bench.changing()
     bench.collapsed()
     return Outcome(tuple(trace_rows(verdicts(bench.paces))), tuple(bench.paces))
 
@@ -288,6 +290,7 @@ def measure() -> Outcome:
     plan = _plan()
     bench = Bench(plan, Console(width=180))
     bench.embedded()
+    bench.changing()
     bench.random()
     rows = (
         *pair_rows(bench.samples, OURS.name, pair="embedded", engine="real"),

@@ -1,6 +1,6 @@
 """The controller on traffic that changes: every engine sees the same phases one after the other, changes included.
 
-The arms take turns in every phase, as a shared host changes its speed within the minutes that a lap takes.
+All run side by side, in slices of every phase, as a shared host changes its speed from one second to the next.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,13 +10,14 @@ from statistics import median
 import msgspec
 
 from loadtests.speculation.arms import PLAIN, Arm
-from loadtests.speculation.messages import Measured, Run
+from loadtests.speculation.messages import Run
 from loadtests.speculation.rig import Rig
 from loadtests.speculation.summary import rate_of
 
-FIXED = (0, 2, 4, 6, 8)
-"""The depths the controller is held against; 0 is plain vLLM."""
 ADAPTIVE = "adaptive"
+SLICE = 0.06
+"""Seconds for which one engine runs before it is another's turn: on a shared host steps get half as long again within
+a second, and little within this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +80,18 @@ def steady(course: Sequence[Phase]) -> list[Phase]:
 
 @dataclass(frozen=True, slots=True)
 class Tempo:
-    """Seconds of a phase, and of what is not counted before it; ``slice``: those after which the arms take turns within
-    it (0: not before its end)."""
+    """Seconds of a phase, and of what is not counted before it."""
 
     seconds: float
     settle: float = 0.0
-    slice: float = 0.0
 
 
 class Trace:
-    """``tunable`` is the arm whose depth is fixed in turn, to each of ``depths``, ``adaptive`` the one with the
-    controller. In slices, plain decoding alone can run beside it: ``depths`` are (0,) then, or ValueError is raised."""
+    """``arms`` by what they are called in its figures: ``ADAPTIVE`` is the one with the controller, the others it is
+    held against."""
 
-    def __init__(self, rig: Rig, adaptive: Arm, tunable: Arm, *, tempo: Tempo, depths: Sequence[int] = FIXED) -> None:
-        if tempo.slice and tuple(depths) != (0,):
-            raise ValueError(f"in slices nothing but plain decoding runs beside the controller, not depths {depths}")
-        self._rig, self._adaptive, self._tunable = rig, adaptive, tunable
-        self._tempo, self._depths = tempo, depths
+    def __init__(self, rig: Rig, arms: Mapping[str, Arm], *, tempo: Tempo) -> None:
+        self._rig, self._arms, self._tempo = rig, arms, tempo
         self._sizes: dict[str, int] = {}
 
     def calibrate(self, course: Sequence[Phase]) -> None:
@@ -106,39 +102,19 @@ class Trace:
             self._sizes[phase.name] = max(phase.batch, size)
 
     def measure(self, course: Sequence[Phase], rounds: int) -> Iterator[Pace]:
-        """All phases with all arms; every other phase in the opposite order, another one in every round."""
+        """All phases with all arms, whose turns come in the opposite order in every other phase."""
         for place in range(rounds * len(course)):
-            turn = place + place // len(course)
-            if self._tempo.slice:
-                yield from self._beside(course[place % len(course)])
-                continue
-            for name, arm, depth in self._arms()[:: -1 if turn % 2 else 1]:
-                if arm.tunable:
-                    self._rig.fix(arm, depth)
-                yield self._pace(name, arm, course[place % len(course)])
-
-    def _arms(self) -> list[tuple[str, Arm, int]]:
-        fixed = [(f"K={depth}", self._tunable if depth else PLAIN, depth) for depth in self._depths]
-        return [(ADAPTIVE, self._adaptive, 0), *fixed]
-
-    def _pace(self, name: str, arm: Arm, phase: Phase) -> Pace:
-        return _found(phase, name, self._rig.run(arm, self._run(phase)).measured)
-
-    def _beside(self, phase: Phase) -> Iterator[Pace]:
-        """Both arms at once."""
-        found = self._rig.run_in_slices((self._adaptive, PLAIN), self._run(phase))
-        for name, measured in zip((ADAPTIVE, "K=0"), found, strict=True):
-            yield _found(phase, name, measured)
+            phase, turn = course[place % len(course)], place + place // len(course)
+            names = list(self._arms)[:: -1 if turn % 2 else 1]
+            found = self._rig.run_in_slices([self._arms[name] for name in names], self._run(phase))
+            for name, measured in zip(names, found, strict=True):
+                state = measured.speculation
+                yield Pace(phase.name, name, rate_of(measured), state.depth if state else 0.0)
 
     def _run(self, phase: Phase) -> Run:
-        tempo, size = self._tempo, self._sizes[phase.name]
+        size = self._sizes[phase.name]
         order = tuple(phase.order[index % len(phase.order)] for index in range(size))
-        return Run(phase.batch, order, tempo.seconds, tempo.settle, slice=tempo.slice)
-
-
-def _found(phase: Phase, name: str, measured: Measured) -> Pace:
-    state = measured.speculation
-    return Pace(phase.name, name, rate_of(measured), state.depth if state else 0.0)
+        return Run(phase.batch, order, self._tempo.seconds, self._tempo.settle, slice=SLICE)
 
 
 def verdicts(paces: Sequence[Pace]) -> list[Verdict]:

@@ -6,7 +6,7 @@ import pytest
 
 from experts.config import PoolConfig
 from experts.engines.vllm_options import plan
-from loadtests.speculation.arms import DEPTH, DEPTHS, OPTIONS, PLAIN, Arm, co_resident, split
+from loadtests.speculation.arms import DEPTH, DEPTHS, OPTIONS, PLAIN, Arm, co_resident, fixed, split
 from loadtests.speculation.pair import embedded
 
 PAIR = embedded()
@@ -39,3 +39,13 @@ def test_plain_does_not_speculate_and_the_others_may_draft_equally_deep():
 def test_the_rival_is_tuned_by_schedule_and_ours_fixed_only_where_it_says_so():
     assert [arm.tunable for arm in ARMS] == [False, True, True, True, False, True, False]
     assert len({arm.name for arm in ARMS}) == len(ARMS)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_fixed_depth_is_the_one_its_engine_is_configured_with(depth):
+    arm = fixed(depth)
+    made = planned(arm)
+    assert made.split
+    assert made.arguments["speculative_config"]["num_speculative_tokens"] == depth
+    assert not arm.tunable
+    assert arm.name == f"K={depth}"

@@ -5,12 +5,12 @@ import textwrap
 
 import pytest
 
-from loadtests.speculation.arms import Arm, split
+from loadtests.speculation.arms import PLAIN, Arm
 from loadtests.speculation.children import Child
 from loadtests.speculation.messages import Run
 from loadtests.speculation.pair import embedded
 from loadtests.speculation.rig import Questions, Rig
-from loadtests.speculation.trace import Tempo, Trace
+from loadtests.speculation.trace import ADAPTIVE, Phase, Tempo, Trace
 
 TURNS = """
     import sys
@@ -32,7 +32,7 @@ TURNS = """
         talk.say(measured(Window(seconds=1.0, finished=turns), 0.0, {}, None))
 """
 LONG, SHORT = Arm("long"), Arm("short")
-TAKES = {"long": 4, "short": 2}
+TAKES = {"long": 4, "short": 2, PLAIN.name: 1}
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def rig(tmp_path, monkeypatch, log):
             return Child("turns_child", (arm.name, str(log), str(TAKES[arm.name])))
 
     with Turns(embedded(), Questions((), 1)) as rig:
-        rig.load((LONG, SHORT))
+        rig.load((LONG, SHORT, PLAIN))
         yield rig
 
 
@@ -60,8 +60,15 @@ def test_they_take_turns_until_each_has_had_its_window(rig, log):
     assert log.read_text().split() == ["long", "short", "long", "short", "long", "long"]
 
 
-def test_beside_the_controller_runs_nothing_but_plain_decoding(rig):
-    adaptive, fixed = split(ahead=True, adaptive=True), split(ahead=True, adaptive=False)
-    with pytest.raises(ValueError, match="nothing but plain decoding"):
-        Trace(rig, adaptive, fixed, tempo=Tempo(1.0, slice=0.1))
-    Trace(rig, adaptive, fixed, tempo=Tempo(1.0, slice=0.1), depths=(0,))
+def test_a_trace_has_every_arm_side_by_side_in_every_phase(rig, log):
+    trace = Trace(rig, {ADAPTIVE: LONG, "K=0": SHORT}, tempo=Tempo(1.0))
+    course = [Phase("first", 1, (0,)), Phase("second", 2, (1,))]
+    trace.calibrate(course)
+    log.write_text("")
+    paces = list(trace.measure(course, rounds=2))
+    assert [pace.phase for pace in paces] == ["first", "first", "second", "second"] * 2
+    assert {(pace.phase, pace.arm) for pace in paces} == {
+        (phase.name, arm) for phase in course for arm in (ADAPTIVE, "K=0")
+    }
+    ahead, behind = ["long", "short", "long", "short", "long", "long"], ["short", "long", "short", "long"]
+    assert log.read_text().split()[:10] == ahead + behind, "who begins changes"

@@ -8,7 +8,7 @@ from loadtests.speculation.bars import RIVALS, budget_table, pair_rows, summary_
 from loadtests.speculation.messages import Measured
 from loadtests.speculation.plot import Figures, draw
 from loadtests.speculation.summary import PARTS, Sample, budget, ceilings, summaries
-from loadtests.speculation.trace import FIXED, Pace, phases, switches, upgraded, verdicts
+from loadtests.speculation.trace import Pace, phases, switches, upgraded, verdicts
 from loadtests.speculation.verifier import grown
 
 STATE = SpeculationState(steps=100, asked=80, hits=60, misses=20, wait=0.1, draft=0.04, mode="speculate", depth=3.5)
@@ -134,7 +134,9 @@ def test_tables_and_picture_show_every_arm(tmp_path):
     ]
     pretended = [msgspec.structs.replace(each, acceptance=given) for each in taken for given in (0.6, 0.8)]
     paces = [
-        Pace(name, arm, 100.0, 0.0) for name in ("code", "mix") for arm in ("adaptive", *map("K={}".format, FIXED))
+        Pace(name, arm, 100.0, 0.0)
+        for name in ("code", "mix")
+        for arm in ("adaptive", *map("K={}".format, (0, 2, 4, 6, 8)))
     ]
     figures = Figures(tuple(summaries(taken)), tuple(taken), tuple(summaries(pretended)), tuple(paces))
     path = draw(figures, tmp_path / "results" / "speculation.png")

@@ -66,10 +66,10 @@ class Pool:
     foresight: float = 1.0
     deadline: float = 25e-3
 
-    def wait(self, choice: Choice, usual: AnswerTime, now: float, luck: Random, wrong: int) -> tuple[float, bool]:
-        """The wait, and whether drafts came; ``wrong`` rows had none that were all right before. A wait shorter than
+    def wait(self, choice: Choice, usual: AnswerTime, *, now: float, luck: Random, missing: int) -> tuple[float, bool]:
+        """The wait, and whether drafts came; ``missing`` rows had none that were all right before. A wait shorter than
         answers take is not begun."""
-        if luck.random() < self.hits * self.foresight**wrong:
+        if luck.random() < self.hits * self.foresight**missing:
             return QUICK, True
         worth = sum(choice.gains) / choice.pace if choice.pace else self.deadline
         patience = min(worth, self.deadline)
@@ -141,7 +141,7 @@ class Run:
     _rest: Rest = field(default_factory=Rest)
     _choice: Choice | None = None
     _shadows: list[tuple[_Request, int, int]] = field(default_factory=list)
-    _wrong: int = 0
+    _missing: int = 0
 
     def step(self, traffic: Traffic) -> Step:
         self._refill(traffic)
@@ -150,12 +150,12 @@ class Run:
         look = look if choice.rest else 0.0
         wait, came = look, True
         if any(choice.depths):
-            wait, came = traffic.pool.wait(choice, self._usual, self.now, self.luck, self._wrong)
+            wait, came = traffic.pool.wait(choice, self._usual, now=self.now, luck=self.luck, missing=self._missing)
         if wait > QUICK:
             self.depths.ponder()
         drafted = choice.depths if came and any(choice.depths) else (0,) * len(self._requests)
         accepted = [self._accepted(each, depth) for each, depth in zip(self._requests, drafted, strict=True)]
-        self._wrong = sum(not depth or right < depth for right, depth in zip(accepted, drafted, strict=True))
+        self._missing = sum(not depth or right < depth for right, depth in zip(accepted, drafted, strict=True))
         rows, tokens = len(drafted), len(drafted) + sum(drafted)
         if self._rest.peeks:
             self._compare()
@@ -260,6 +260,8 @@ TRACE = (
     Traffic("acceptance 0.6, batch 1, drafted ahead", 1, (0.6,), AHEAD),
     Traffic("acceptance 0.05, batch 4, drafted ahead", 4, (0.05,), AHEAD),
     Traffic("acceptance 0.9, batch 16, drafted ahead", 16, (0.9,), AHEAD),
+    Traffic("acceptance 0.95, batch 4, foreseen if right", 4, (0.95,), FORESEEN),
+    Traffic("acceptance 0.4, batch 4, foreseen if right", 4, (0.4,), FORESEEN),
 )
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from experts.speculation import trials
 from experts.speculation.acceptance import Floats, Slots
-from experts.speculation.costs import Tariff
+from experts.speculation.costs import Demand, Tariff
 from experts.speculation.depth import RowView
 from experts.speculation.goodput import best_depths
 from experts.speculation.rest import another_load
@@ -20,13 +20,12 @@ Ints = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The rows of one choice: their ``slots`` [rows], ``room`` [rows], probable ``gains`` [rows, depth], the share of
-    drafts that is ``failing`` if so, and prices; ``kinds`` of traffic."""
+    """The rows of one choice: their ``slots`` [rows], ``room`` [rows], probable ``gains`` [rows, depth], and prices;
+    ``kinds`` of traffic."""
 
     slots: Slots
     room: Ints
     gains: Floats
-    failing: float
     tariff: Tariff
     kinds: frozenset[str]
 
@@ -35,19 +34,25 @@ class Batch:
         wanted: Ints = (depths[:, None] > np.arange(len(self.tariff.supply))).sum(axis=0)
         return wanted
 
+    def demand(self, depths: Ints) -> Demand:
+        """What drafters are asked for with them. A row is missing unless all its drafts are right."""
+        asked = depths > 0
+        right = self.gains[asked, depths[asked] - 1]
+        return Demand(len(right), int(depths.max(initial=0)), len(right) - float(right.sum()))
+
     def verify(self, depths: Ints) -> float:
         """Seconds to verify what comes of these drafts."""
         return float(self.tariff.verify[round(float(self.wanted(depths) @ self.tariff.supply))])
 
     def pace(self, depths: Ints) -> float:
         """Tokens per second, waits and drafts that do not come included; never below those of plain decoding."""
-        plain, deepest = len(self.room) / self.tariff.plain, int(depths.max(initial=0))
+        plain = len(self.room) / self.tariff.plain
         tokens = len(self.room) + float(accepted(self.gains * self.tariff.supply, depths).sum())
-        return max(plain, tokens / float(self.verify(depths) + self.tariff.wait[deepest]))
+        return max(plain, tokens / self._seconds(depths))
 
     def horizon(self, depths: Ints) -> float:
         """Seconds to the verdict on them, once they are there."""
-        return self.verify(depths) + float(self.tariff.wait[0])
+        return self.verify(depths) + self.tariff.waits.calm
 
     def ratio(self, depths: Ints) -> float:
         """Their speed against plain."""
@@ -66,8 +71,10 @@ class Batch:
 
     def cost(self, depths: Ints) -> float:
         """Their time beyond a plain step's, in plain steps, before anything is accepted."""
-        seconds = self.verify(depths) + self.tariff.wait[int(depths.max(initial=0))]
-        return float(seconds) / self.tariff.plain - 1.0
+        return self._seconds(depths) / self.tariff.plain - 1.0
+
+    def _seconds(self, depths: Ints) -> float:
+        return self.verify(depths) + self.tariff.waits.of(self.demand(depths))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +106,6 @@ class GivenUp:
 def room_of(rows: Sequence[RowView], depth: int) -> Ints:
     """The most drafts each row can have [rows], ``depth`` at most."""
     return np.array([max(0, min(row.room, depth)) for row in rows], np.intp)
-
-
-def failing(gains: Floats) -> float:
-    """The share of drafts that is expected to be wrong, where ``gains`` [rows, depth] are the chances that they and all
-    before them are right. It is a mean over drafts weighed with just these chances, 1 - sum(g^2) / sum(g), as drafts
-    are made where they are likely to be right: what is hopeless does not count. 1 if nobody has room."""
-    hoped = float(gains.sum())
-    return 1.0 - float((gains * gains).sum()) / hoped if hoped > 0.0 else 1.0
 
 
 def accepted(gains: Floats, depths: Ints) -> Floats:

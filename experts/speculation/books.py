@@ -9,30 +9,26 @@ AFTERMATH = 0.4
 """What the first plain steps after drafts cost beyond their usual time, in plain steps."""
 LONG = 16.0
 """Plain steps' time for which one step earns at most."""
+NOBODY = Demand()
 FADING = 0.97
 """What a loss still counts at the next step: who has speculated for long has not begun in vain."""
 
 
 @dataclass(slots=True)
 class Asked:
-    """The last choice, which expected a share of drafts to be ``failing``, and what became of it. In seconds:
-    ``plain``, which a step without drafts would have taken, and what was ``spent`` (None: not measured), of which
-    ``wait`` in waiting; how many drafts ``came`` for each row, tokens ``accepted``."""
+    """The last choice, the ``demand`` it made on drafters, and what became of it. In seconds: ``plain``, which a step
+    without drafts would have taken, and what was ``spent`` (None: not measured), of which ``wait`` in waiting; how many
+    drafts ``came`` for each row, tokens ``accepted``."""
 
     depths: tuple[int, ...]
     plain: float
     mode: str
-    failing: float = 0.0
+    demand: Demand = NOBODY
     came: tuple[int, ...] = ()
     accepted: int = 0
     spent: float | None = None
     wait: float = 0.0
     judged: bool = False
-
-    @property
-    def demand(self) -> Demand:
-        """What drafters were asked for."""
-        return Demand(sum(map(bool, self.depths)), max(self.depths, default=0), self.failing)
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from experts.speculation import trials
 from experts.speculation.acceptance import LIMIT, Acceptance
-from experts.speculation.batch import Batch, GivenUp, Ints, accepted, failing, room_of
+from experts.speculation.batch import Batch, GivenUp, Ints, accepted, room_of
 from experts.speculation.books import Asked, Books
 from experts.speculation.costs import MANY, Costs, Demand, Experts, sound
 from experts.speculation.depth import Choice, RowView, Timing, Verdict
@@ -53,11 +53,11 @@ RIPE = 2
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A choice that may stand, and the seconds of a ``plain`` step and share of drafts ``failing`` it was made with."""
+    """A choice that may stand, the seconds of a plain step when it was made, and the demand it makes on drafters."""
 
     standing: Standing
     plain: float
-    failing: float
+    demand: Demand
     choice: Choice
 
 
@@ -127,7 +127,7 @@ class AdaptiveDepth:
             kinds=self._given_up.kinds,
             shadows=self._watch.assign(batch.slots, batch.room, self._step) if aimed else (),
         )
-        self._asked = Asked(choice.depths, batch.tariff.plain, mode, batch.failing)
+        self._asked = Asked(choice.depths, batch.tariff.plain, mode, batch.demand(depths))
         if mode == "speculate" and depths.any() and not tried.any() and not self._stance.doubt:
             self._keep(choice, batch)
         return choice
@@ -195,7 +195,7 @@ class AdaptiveDepth:
     def _keep(self, choice: Choice, batch: Batch) -> None:
         """A choice that may stand for a while."""
         self._last = Standing.of(self._step, self._rows, choice=choice, before=self._last)
-        self._kept = _Kept(self._last, batch.tariff.plain, batch.failing, choice)
+        self._kept = _Kept(self._last, batch.tariff.plain, batch.demand(np.array(choice.depths, np.intp)), choice)
 
     def _settle(self) -> None:
         """Book what the last choice has cost and brought."""
@@ -224,7 +224,7 @@ class AdaptiveDepth:
         if newcomers := kept.standing.newcomers(rows):
             self._acceptance.slots(newcomers, self._step)
         depths = tuple([part.depth for part in parts])
-        self._asked = Asked(depths, kept.plain, kept.choice.mode, kept.failing)
+        self._asked = Asked(depths, kept.plain, kept.choice.mode, kept.demand)
         return replace(kept.choice, depths=depths, gains=tuple([part.gain for part in parts]))
 
     def _leisure(self, batch: Batch, mode: str, reason: str) -> tuple[int, tuple[bool, ...] | None]:
@@ -249,7 +249,7 @@ class AdaptiveDepth:
         gains = np.multiply.accumulate(self._acceptance.rates(slots), axis=1) * (self._levels < room[:, None])
         context = max(0, min(sum(row.context for row in rows), MANY))
         kinds = frozenset([row.domain for row in rows if row.room > 0])
-        return Batch(slots, room, gains, wrong := failing(gains), self._costs.tariff(len(rows), context, wrong), kinds)
+        return Batch(slots, room, gains, self._costs.tariff(len(rows), context), kinds)
 
     def _decide(self, batch: Batch, tried: Mask) -> tuple[Ints, Mask]:
         """Depths [rows], and which rows are only tried [rows]."""

@@ -18,6 +18,7 @@ from experts.speculation.depth import Timing
 
 Floats = NDArray[np.float64]
 Tokens = TypeVar("Tokens", float, Floats)
+Number = TypeVar("Number", float, Floats)
 
 Key = tuple[int, ...]
 
@@ -42,7 +43,7 @@ MANY = 1 << 40
 GUESS = 0.01
 """Seconds a step is believed to take before one was measured."""
 SHADES = 4
-"""How finely it is told apart what share of drafts is expected to fail."""
+"""How finely it is told apart what share of rows is missing (see ``Demand``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,8 @@ class Experts:
 class Cell:
     """A robust, decayed mean of measurements: ``seen`` of them, the last at step ``last``; ``spread`` is their mean
     absolute residual, ``features`` the mean of theirs. ``run`` counts surprises in a row, above or (negative) below.
-    With ``least`` it begins as the least of a few, if what disturbs a measurement only makes it longer; else as their
-    mean, and with the first one's half as its spread."""
+    With ``least`` it begins as the least of a few, as what disturbs a step only makes it longer, and with no spread;
+    else as their mean, and spread by half of the first."""
 
     key: Key
     least: bool = True
@@ -178,38 +179,51 @@ class Surface:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What drafters were asked for in a step: drafts for ``rows``, up to the ``deepest``, while a share ``failing`` of
-    drafts was expected to be wrong (see ``batch.failing``)."""
+    """What drafters are asked for in a step: drafts for ``rows``, up to the ``deepest``. ``missing`` is how many of
+    these rows are expected to have a draft that fails: then what was made ahead for the row is in vain."""
 
     rows: int = 0
     deepest: int = 0
-    failing: float = 0.0
+    missing: float = 0.0
 
-    @property
-    def missing(self) -> float:
-        """Rows whose last drafts fail are those whose next ones were not made ahead: they are waited for, and take the
-        longer the more there are."""
-        return self.rows * self.failing
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Seconds waited in a step: ``calm`` if nobody asks, else ``base`` and what each level of depth, each row and each
+    missing row takes (see ``Demand``)."""
+
+    calm: float = 0.0
+    base: float = 0.0
+    level: float = 0.0
+    row: float = 0.0
+    miss: float = 0.0
+
+    def seconds(self, rows: Number, deepest: Number, missing: Number) -> Number:
+        """Of one demand, or of many."""
+        seconds: Number = self.base + self.level * deepest + self.row * rows + self.miss * missing
+        return seconds
+
+    def of(self, demand: Demand) -> float:
+        return self.seconds(demand.rows, demand.deepest, demand.missing) if demand.rows else self.calm
 
 
 @dataclass(frozen=True, slots=True)
 class Tariff:
-    """What a step of so many rows costs, in seconds: ``verify`` [rows * depth + 1] by the drafts verified in all,
-    ``wait`` [depth + 1] by the deepest draft (0: none asked for). ``supply`` [depth] is the share of drafts at each
-    position that come when asked for. ``verify`` and ``wait`` never fall."""
+    """What a step of so many rows costs, in seconds: ``verify`` [rows * depth + 1] by the drafts verified in all, which
+    never falls, and ``waits``. ``supply`` [depth] is the share of drafts at each position that come when asked for."""
 
     verify: Floats
-    wait: Floats
+    waits: Waits
     supply: Floats
 
     @property
     def plain(self) -> float:
         """A step without drafts."""
-        return float(self.verify[0] + self.wait[0])
+        return float(self.verify[0]) + self.waits.calm
 
     def timely(self, *, wait: bool) -> "Tariff":
         """The same if all drafts came, after the usual wait or at once."""
-        waits = self.wait if wait else np.full_like(self.wait, self.wait[0])
+        waits = self.waits if wait else Waits(self.waits.calm, self.waits.calm)
         return Tariff(self.verify, waits, np.ones_like(self.supply))
 
 
@@ -228,7 +242,7 @@ class Costs:
 
     def learn(self, timing: Timing, demand: Demand) -> None:
         """A measured step, and what had been asked of drafters before."""
-        if not sound(timing) or not 0.0 <= demand.failing <= 1.0:
+        if not sound(timing) or not 0.0 <= demand.missing <= demand.rows:
             return
         rows, drafts = timing.rows, timing.tokens - timing.rows
         experts = self._experts.distinct(timing.tokens) if self._experts else 0.0
@@ -237,7 +251,7 @@ class Costs:
             self.steps += 1
             self._verify.learn((_bucket(rows), _bucket(1 + drafts)), features, timing.verify)
         if demand.rows > 0 and demand.deepest > 0:
-            key = (_bucket(demand.rows), demand.deepest, round(SHADES * demand.failing))
+            key = (_bucket(demand.rows), demand.deepest, round(SHADES * demand.missing / demand.rows))
             self._wait.learn(key, (1.0, float(demand.deepest), float(demand.rows), demand.missing), timing.wait)
         else:
             self._calm.learn(timing.wait, self.steps)
@@ -271,14 +285,14 @@ class Costs:
             supply.append(nearest)
         self._supply = supply
 
-    def tariff(self, rows: int, context: int, failing: float = 0.0) -> Tariff:
-        """Prices for so many rows with so many tokens of history together, if a share of drafts is ``failing``."""
+    def tariff(self, rows: int, context: int) -> Tariff:
+        """Prices for so many rows with so many tokens of history together."""
         known = (rows, _bucket(context), self._verify.version)
         if self._quoted is None or self._quoted[0] != known:
             self._quoted = (known, self._verified(rows, context))
-        verify, wait = self._quoted[1], self._waited(rows, failing)
-        wait[0] = min(self._calm.mean, wait[1])
-        return Tariff(verify, wait, np.array(self._supply) * 0.5 ** max(self.dry - 1, 0))
+        waits = self._wait.coefficients.tolist()
+        calm = min(self._calm.mean, Waits(0.0, *waits).of(Demand(rows, 1)))
+        return Tariff(self._quoted[1], Waits(calm, *waits), np.array(self._supply) * 0.5 ** max(self.dry - 1, 0))
 
     def age(self, rows: int) -> int | None:
         """Measured steps since so many rows were last run without drafts; None if they hardly ever were."""
@@ -306,13 +320,6 @@ class Costs:
             plane *= np.interp(2.0 * np.log2(1.0 + drafts), places, values)
         verify: Floats = np.maximum(np.maximum.accumulate(plane), 1e-9)
         return verify
-
-    def _waited(self, rows: int, failing: float) -> Floats:
-        """Seconds by the deepest draft, [depth + 1]; the first is another matter."""
-        base, level, row, miss = self._wait.coefficients.tolist()
-        constant = base + rows * (row + miss * failing)
-        wait: Floats = constant + level * np.arange(self._depth + 1, dtype=np.float64)
-        return wait
 
 
 def sound(timing: Timing) -> bool:

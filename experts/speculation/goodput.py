@@ -46,7 +46,9 @@ def best_depths(gains: Floats, tariff: Tariff) -> Plan:
     accepted = (within * (flat[order] * supply)).cumsum(axis=1)
     drafts = (within * supply).cumsum(axis=1)
     verify = tariff.verify[(drafts + 0.5).astype(np.intp)]
-    seconds = verify + tariff.wait[levels, None]
+    asked = (position == 0).cumsum(dtype=np.float64)
+    missing = (within * -np.diff(gains, prepend=1.0).ravel()[order]).cumsum(axis=1)
+    seconds = verify + tariff.waits.seconds(asked, levels[:, None].astype(np.float64), missing)
     goodput = (rows + accepted) / seconds
     limit, last = divmod(int(goodput.argmax()), order.size)
     chosen = order[: last + 1][within[limit, : last + 1]]
@@ -58,16 +60,16 @@ def best_depths(gains: Floats, tariff: Tariff) -> Plan:
 def _levels(tariff: Tariff) -> NDArray[np.intp]:
     """Limits on the deepest draft that are worth looking at: only the last if depth costs no wait."""
     depth = len(tariff.supply)
-    free = tariff.wait[-1] - tariff.wait[1] < FLAT * tariff.plain
+    free = tariff.waits.level * (depth - 1) < FLAT * tariff.plain
     return np.arange(depth if free else 1, depth + 1)
 
 
 def ceiling(rows: int, tariff: Tariff, *, free: bool) -> float:
-    """The best ratio to plain decoding if every draft were accepted, with waits as they are though some fail now;
-    ``free``: and all came without a wait."""
-    levels = np.arange(1, len(tariff.wait))
+    """The best ratio to plain decoding if every draft were accepted; ``free``: and all came without a wait."""
+    levels = np.arange(1, len(tariff.supply) + 1)
     supply = np.ones_like(tariff.supply) if free else tariff.supply
-    wait = tariff.wait[0] if free else tariff.wait[1:]
+    none, all_rows = np.zeros(len(levels)), np.full(len(levels), float(rows))
+    wait = tariff.waits.calm if free else tariff.waits.seconds(all_rows, levels.astype(np.float64), none)
     tokens = np.concatenate([[0.0], np.cumsum(supply)])[levels]
     verify = tariff.verify[(rows * tokens).round().astype(np.intp)]
     return float(((1.0 + tokens) / (verify + wait)).max() * tariff.plain)

@@ -1,7 +1,7 @@
 """``make bench BENCH=speculation``: plain vLLM, its own draft model beside it, and drafts from a pool of their own.
 
-One core for the verifier, one for the draft server, as in the cluster; engines are loaded once and measured in turn.
-``BENCH_QUICK=1`` takes a look in under three minutes; its figures are no results.
+One core for the verifier, one for the draft server, as in the cluster; engines are loaded once for each comparison and
+measured in turn, those of a trace side by side in slices. ``BENCH_QUICK=1`` takes a look; its figures are no results.
 ``BENCH=controller`` is its trace alone, and for longer what drafts cannot foresee: made-up traffic, switches to it, and
 a verifier that was upgraded without its draft.
 """
@@ -55,7 +55,7 @@ MAX_TOKENS = 160
 NOISE_TOKENS = 40
 BESIDE_PLAIN = {ADAPTIVE: OURS, "K=0": PLAIN}
 """The controller, and plain decoding alone."""
-RIVALS = BESIDE_PLAIN | {f"K={depth}": fixed(depth) for depth in DEPTHS}
+ALL_DEPTHS = BESIDE_PLAIN | {f"K={depth}": fixed(depth) for depth in DEPTHS}
 """The controller, and all it could have done."""
 BRIEF = Tempo(2.0, 0.3)
 SWITCHES = 2
@@ -68,6 +68,8 @@ best of 2, 4, 6 and 8, each tried once. The fixed K of split arms is found in th
 Load: a closed loop over held-out prompts of all domains but records, greedy, with their real ends; every arm has the
 same prompts, read once before. A window is whole rounds of the same prompts, prefills included ("decode only": without
 the steps that read a prompt). Engines that wait stand still, but for those linked to the draft server.
+Traces: all engines run the same phases side by side, in turns of 60 ms that end before a prompt is read. All that draft
+share one draft server; it reads once what their histories have in common, the controller's and the fixed depths'.
 71M: random weights, so a coin of the given bias accepts each draft (vLLM's rejection_sample_method 'synthetic'; its
 kernel for CPUs lacks that mode and the benchmark supplies it). The token after the accepted drafts is the verifier's
 own, which a random draft model cannot foresee: no lead is ever right. So 'split sync' is the figure to read, and 'split
@@ -175,8 +177,8 @@ class Bench:
     def changing(self) -> None:
         """Traffic and load that change, against every fixed depth at once."""
         prompts = self._prompts()
-        narrow = {name: arm for name, arm in RIVALS.items() if arm in (OURS, PLAIN, fixed(max(DEPTHS)))}
-        rivals = narrow if self._plan.narrow else RIVALS
+        narrow = {name: arm for name, arm in ALL_DEPTHS.items() if arm in (OURS, PLAIN, fixed(max(DEPTHS)))}
+        rivals = narrow if self._plan.narrow else ALL_DEPTHS
         with Rig(embedded(), Questions(prompts, MAX_TOKENS)) as rig:
             self._warm(rig, rivals, len(prompts))
             trace = Trace(rig, rivals, tempo=Tempo(self._plan.phase))

@@ -16,8 +16,8 @@ from loadtests.speculation.summary import rate_of
 
 ADAPTIVE = "adaptive"
 SLICE = 0.06
-"""Seconds for which one engine runs before it is another's turn: on a shared host steps get half as long again within
-a second, and little within this."""
+"""Seconds for which one engine runs before it is another's turn, and on to the next step that reads a prompt: on a
+shared host steps get half as long again within a second, and little within this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,8 @@ class Trace:
         self._sizes: dict[str, int] = {}
 
     def calibrate(self, course: Sequence[Phase]) -> None:
-        """How many prompts plain decoding needs for a phase of the right length."""
+        """How many prompts plain decoding, which must be among the rig's engines, needs for a phase of the right
+        length."""
         for phase in course:
             found = self._rig.run(PLAIN, Run(phase.batch, phase.order, self._tempo.seconds / 4, 0.0)).measured
             size = round(self._tempo.seconds * found.finished / found.seconds)

@@ -3,19 +3,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experts.speculation.costs import Tariff
+from experts.speculation.costs import Demand, Tariff, Waits
 from experts.speculation.goodput import best_depths, ceiling
 
 DEPTH = 6
 
 
-def tariff(rows, *, draft=0.05, check=0.0, wait=0.0, level=0.0, supply=1.0):
-    """A plain step takes 1; each draft ``draft`` more, all together ``check``, depth ``wait`` and ``level`` of it."""
+def tariff(rows, *, draft=0.05, check=0.0, wait=0.0, level=0.0, row=0.0, miss=0.0, supply=1.0):
+    """A plain step takes 1; each draft ``draft`` more, all together ``check``; a wait takes ``wait``, and more for each
+    level of depth, row, and missing row."""
     verify = 1.0 + draft * np.arange(rows * DEPTH + 1)
     verify[1:] += check
-    waits = wait + level * np.arange(DEPTH + 1.0)
-    waits[0] = 0.0
-    return Tariff(verify, waits, np.full(DEPTH, supply))
+    return Tariff(verify, Waits(0.0, wait, level, row, miss), np.full(DEPTH, supply))
 
 
 def gains(*rates):
@@ -33,7 +32,9 @@ def exhaustive(gains, tariff):
         for second in range(DEPTH + 1):
             if first + second:
                 tokens = 2 + gains[0, :first].sum() + gains[1, :second].sum()
-                seconds = tariff.verify[first + second] + tariff.wait[max(first, second)]
+                right = [row[count - 1] for row, count in zip(gains, (first, second), strict=True) if count]
+                demand = Demand(len(right), max(first, second), len(right) - sum(right))
+                seconds = tariff.verify[first + second] + tariff.waits.of(demand)
                 best = max(best, tokens / seconds * tariff.plain / 2)
     return best
 

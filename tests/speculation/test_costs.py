@@ -17,11 +17,16 @@ def seconds(rows, drafts):
     return BASE + ROW * rows + TOKEN * (rows + drafts) + (CHECK if drafts else 0.0)
 
 
-def learn(costs, rows, drafts, *, verify=None, wait=1e-4, asked=None, deepest=None, missing=0.0):
+def learn(costs, rows, drafts, *, verify=None, wait=1e-4, demand=None):
+    """A step of so many rows and drafts, all of them asked for unless ``demand`` says something else."""
     verify = seconds(rows, drafts) if verify is None else verify
-    asked = (rows if drafts else 0) if asked is None else asked
-    deepest = -(-drafts // rows) if deepest is None else deepest
-    return costs.learn(Timing(rows, rows + drafts, 100 * rows, verify, wait), Demand(asked, deepest, missing))
+    demand = evenly(rows, drafts) if demand is None else demand
+    costs.learn(Timing(rows, rows + drafts, 100 * rows, verify, wait), demand)
+
+
+def evenly(rows, drafts, missing=0.0):
+    """So many drafts asked for, as many for each row."""
+    return Demand(rows if drafts else 0, -(-drafts // rows), missing)
 
 
 def trained(experts=None, *, shapes=((1, 0), (1, 2), (1, 5), (4, 0), (4, 8), (4, 20), (16, 0), (16, 48)), rounds=15):
@@ -89,8 +94,8 @@ def test_a_shape_whose_first_step_is_an_outlier_is_not_written_off():
 def test_waits_are_learnt_by_the_deepest_draft_and_apart_from_steps_without():
     costs = Costs(DEPTH)
     for _ in range(10):
-        learn(costs, 4, 8, wait=1e-3, deepest=2)
-        learn(costs, 4, 24, wait=3e-3, deepest=6)
+        learn(costs, 4, 8, wait=1e-3)
+        learn(costs, 4, 24, wait=3e-3)
         learn(costs, 4, 0, wait=1e-5)
     waits = costs.tariff(4, 400).waits
     assert waits.of(Demand()) == pytest.approx(1e-5, rel=0.5)
@@ -104,7 +109,8 @@ def test_where_drafts_fail_they_are_waited_for_the_longer_the_more_rows():
     for _ in range(600):
         rows, failing = luck.choice(shapes)
         missing = sum(luck.random() < failing for _ in range(rows))
-        learn(costs, rows, 6 * rows, wait=0.05e-3 + 0.5e-3 * missing, missing=rows * failing)
+        expected = evenly(rows, 6 * rows, rows * failing)
+        learn(costs, rows, 6 * rows, wait=0.05e-3 + 0.5e-3 * missing, demand=expected)
     waits = costs.tariff(20, 2000).waits
     for rows, failing in shapes:
         expected = 0.05e-3 + 0.5e-3 * rows * failing
@@ -114,8 +120,8 @@ def test_where_drafts_fail_they_are_waited_for_the_longer_the_more_rows():
 def test_waits_are_those_of_the_rows_that_are_asked_for_whoever_else_runs():
     costs = Costs(DEPTH)
     for _ in range(40):
-        learn(costs, 16, 12, wait=0.5e-3, asked=2, deepest=6, missing=0.2)
-        learn(costs, 16, 96, wait=4.5e-3, asked=16, deepest=6, missing=8.0)
+        learn(costs, 16, 12, wait=0.5e-3, demand=Demand(2, 6, 0.2))
+        learn(costs, 16, 96, wait=4.5e-3, demand=Demand(16, 6, 8.0))
     waits = costs.tariff(16, 1600).waits
     assert waits.of(Demand(2, 6, 0.2)) == pytest.approx(0.5e-3, rel=0.3)
     assert waits.of(Demand(16, 6, 8.0)) == pytest.approx(4.5e-3, rel=0.2)
@@ -125,7 +131,7 @@ def test_waits_that_do_not_grow_with_failures_are_not_taken_to():
     costs = Costs(DEPTH)
     for _ in range(50):
         for rows in (4, 16):
-            learn(costs, rows, 6 * rows, wait=2e-3, missing=0.1 * rows)
+            learn(costs, rows, 6 * rows, wait=2e-3, demand=evenly(rows, 6 * rows, 0.1 * rows))
     waits = costs.tariff(16, 1600).waits
     assert waits.of(Demand(16, 6, 12.8)) < 1.5 * waits.of(Demand(16, 6, 1.6))
 
@@ -144,9 +150,9 @@ def test_a_wait_is_no_less_long_for_being_rare():
 def test_waits_that_end_are_forgotten_sooner_than_times_of_the_model():
     costs = trained()
     for _ in range(20):
-        learn(costs, 4, 24, wait=20e-3, deepest=6)
+        learn(costs, 4, 24, wait=20e-3)
     for _ in range(120):
-        learn(costs, 4, 12, wait=0.1e-3, deepest=3)
+        learn(costs, 4, 12, wait=0.1e-3)
     assert costs.tariff(4, 400).waits.of(Demand(4, 6)) < 5e-3
 
 
@@ -186,7 +192,7 @@ def test_times_that_make_no_sense_are_not_learnt(bad):
     learn(costs, 4, 8, verify=bad)
     if bad:
         learn(costs, 4, 8, wait=bad)
-        learn(costs, 4, 8, missing=bad)
+        learn(costs, 4, 8, demand=evenly(4, 8, bad))
     costs.learn(Timing(0, 0, 0, 1e-3, 0.0), Demand())
     costs.learn(Timing(4, 3, 0, 1e-3, 0.0), Demand())
     assert (costs.tariff(4, 400).verify == before.verify).all()

@@ -9,12 +9,14 @@ from experts.speculation.goodput import best_depths, ceiling
 DEPTH = 6
 
 
-def tariff(rows, *, draft=0.05, check=0.0, wait=0.0, level=0.0, row=0.0, miss=0.0, supply=1.0):
-    """A plain step takes 1; each draft ``draft`` more, all together ``check``; a wait takes ``wait``, and more for each
-    level of depth, row, and missing row."""
+NONE = Waits()
+
+
+def tariff(rows, *, draft=0.05, check=0.0, waits=NONE, supply=1.0):
+    """A plain step takes 1; each draft ``draft`` more, all together ``check``."""
     verify = 1.0 + draft * np.arange(rows * DEPTH + 1)
     verify[1:] += check
-    return Tariff(verify, Waits(0.0, wait, level, row, miss), np.full(DEPTH, supply))
+    return Tariff(verify, waits, np.full(DEPTH, supply))
 
 
 def gains(*rates):
@@ -62,7 +64,7 @@ def test_dearer_tokens_make_drafts_shorter():
 
 def test_a_wait_for_each_deeper_draft_makes_them_shorter():
     near = best_depths(even(0.8, 2), tariff(2)).depths
-    far = best_depths(even(0.8, 2), tariff(2, level=0.4)).depths
+    far = best_depths(even(0.8, 2), tariff(2, waits=Waits(level=0.4))).depths
     assert max(far) < max(near)
 
 
@@ -71,7 +73,7 @@ def test_drafts_that_seldom_come_promise_less():
 
 
 def test_the_ceiling_is_what_certain_drafts_would_reach():
-    prices = tariff(4, draft=0.1, wait=0.5, level=0.05, supply=0.5)
+    prices = tariff(4, draft=0.1, waits=Waits(base=0.5, level=0.05), supply=0.5)
     assert ceiling(4, prices, free=True) > ceiling(4, prices, free=False)
     sure = best_depths(even(1.0, 4), tariff(4, draft=0.1))
     assert ceiling(4, tariff(4, draft=0.1), free=True) == pytest.approx(sure.ratio)
@@ -82,8 +84,7 @@ PRICES = st.builds(
     dict,
     draft=st.floats(0.0, 1.0),
     check=st.floats(0.0, 1.0),
-    wait=st.floats(0.0, 1.0),
-    level=st.floats(0.0, 0.5),
+    waits=st.builds(Waits, base=st.floats(0.0, 1.0), level=st.floats(0.0, 0.5)),
 )
 
 

@@ -127,9 +127,9 @@ class AdaptiveDepth:
             kinds=self._given_up.kinds,
             shadows=self._watch.assign(batch.slots, batch.room, self._step) if aimed else (),
         )
-        self._asked = Asked(choice.depths, batch.tariff.plain, mode, batch.demand(depths))
+        self._asked = asked = Asked(choice.depths, batch.tariff.plain, mode, batch.demand(depths))
         if mode == "speculate" and depths.any() and not tried.any() and not self._stance.doubt:
-            self._keep(choice, batch)
+            self._keep(choice, asked)
         return choice
 
     def ponder(self) -> None:
@@ -151,7 +151,7 @@ class AdaptiveDepth:
                 pace=batch.pace(plan.depths),
                 horizon=batch.horizon(plan.depths),
             )
-            self._keep(choice, batch)
+            self._keep(choice, Asked(choice.depths, batch.tariff.plain, choice.mode, batch.demand(plan.depths)))
 
     def rested(self, steps: int, spent: float) -> None:
         """Plain steps that were not asked about."""
@@ -192,10 +192,10 @@ class AdaptiveDepth:
         self._lessons.left.append(session)
         self._lessons.relieve(self._step)
 
-    def _keep(self, choice: Choice, batch: Batch) -> None:
+    def _keep(self, choice: Choice, asked: Asked) -> None:
         """A choice that may stand for a while."""
         self._last = Standing.of(self._step, self._rows, choice=choice, before=self._last)
-        self._kept = _Kept(self._last, batch.tariff.plain, batch.demand(np.array(choice.depths, np.intp)), choice)
+        self._kept = _Kept(self._last, asked.plain, asked.demand, choice)
 
     def _settle(self) -> None:
         """Book what the last choice has cost and brought."""

@@ -127,7 +127,8 @@ class SpeculationState(msgspec.Struct, frozen=True, omit_defaults=True):
     not. ``drafted[i]`` and ``accepted[i]`` count drafts at position i; ``waits`` counts waits per bucket of
     ``WAIT_BUCKETS``. Seconds: ``wait`` for drafts, ``draft`` of it computed by drafters, ``verify`` spent in steps that
     verified, ``plain`` what the same steps would have taken without drafts, as estimated. ``mode`` is the last
-    choice's, ``depth`` the lately chosen mean, ``changes`` counts changes of mode per "mode:reason".
+    choice's, but plain steps of a refresh leave it as it is; ``depth`` is the lately chosen mean; ``changes`` counts
+    changes of mode, and refreshes, per "mode:reason".
     """
 
     steps: int = 0

@@ -304,8 +304,11 @@ class _Tally:
         self._depth *= (1.0 - SMOOTHING) ** steps
 
     def chosen(self, choice: Choice) -> None:
-        if choice.mode != self.mode:
+        """The few plain steps of a refresh are counted, but speculation goes on: its mode stays what it is."""
+        refreshes = choice.reason == "refresh"
+        if refreshes or choice.mode != self.mode:
             self._changes[f"{choice.mode}:{choice.reason}"] += 1
+        if not refreshes:
             self.mode = choice.mode
         if choice.depths:
             self._depth += SMOOTHING * (sum(choice.depths) / len(choice.depths) - self._depth)

@@ -163,7 +163,7 @@ class SpeculationMetrics:
         """Not what you configured: this gateway runs with an older configuration; restart it."""
         self.mode = Gauge(
             "switchyard_pool_speculation_mode",
-            "Replicas whose last step was in this mode",
+            "Replicas that are in this mode",
             ["pool", "mode"],
             registry=registry,
         )

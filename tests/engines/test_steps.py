@@ -207,6 +207,22 @@ def test_everything_is_counted() -> None:
     assert 0 < state.depth < 4
 
 
+def test_a_refresh_is_counted_and_leaves_the_mode_as_it_is() -> None:
+    bench = Bench()
+    choose, refresh = bench.depths.choose, {"depths": (0,), "mode": "plain", "reason": "refresh"}
+    bench.step(row("a"))
+    for _ in range(2):
+        bench.depths.choose = lambda rows, now: replace(choose(rows, now), **refresh)
+        bench.step(row("a"))
+        assert bench.steps.state().mode == "speculate"
+        bench.depths.choose = choose
+        bench.step(row("a"))
+    bench.depths.choose = lambda rows, now: replace(choose(rows, now), **refresh | {"reason": "load"})
+    bench.step(row("a"))
+    state = bench.steps.state()
+    assert (state.mode, state.changes) == ("plain", {"speculate:fixed": 1, "plain:refresh": 2, "plain:load": 1})
+
+
 def test_a_controller_that_fails_means_no_drafts_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
 

@@ -177,11 +177,11 @@ class SpeculationMetrics:
         """At the configured depth with high acceptance: raise speculation.depth."""
         self.changes = Counter(
             "switchyard_pool_mode_changes_total",
-            "Changes of mode by the mode entered and why",
+            "Changes of mode by the mode entered and why, and refreshes",
             ["pool", "mode", "reason"],
             registry=registry,
         )
-        """Many a minute: the pool is at the edge where speculation pays; that costs little, but look at the reasons."""
+        """Many a minute, refreshes aside: the pool is where speculation just pays. That is cheap; see the reasons."""
 
 
 class WaitHistogram(Collector):

@@ -42,6 +42,8 @@ MANY = 1 << 40
 """Tokens. As above."""
 GUESS = 0.01
 """Seconds a step is believed to take before one was measured."""
+NOTHING = 1e-9
+"""Features smaller than this everywhere, which rounding leaves of a probability, are as good as 0."""
 SHADES = 4
 """How finely it is told apart what share of rows is missing (see ``Demand``)."""
 
@@ -163,7 +165,7 @@ class Surface:
         scale, unit = points.max(axis=0), float(values.max())
         if unit <= 0.0:
             return
-        scale[scale <= 0.0] = 1.0
+        scale[scale < NOTHING] = 1.0
         points /= scale
         weighed = points.T * (weights / weights.sum())
         shape, pull = weighed @ points + self._stiff, weighed @ (values / unit)

@@ -3,7 +3,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from experts.speculation.costs import CELLS, Costs, Demand, Experts, Surface
@@ -207,6 +207,7 @@ TIMINGS = st.lists(
 
 
 @given(TIMINGS)
+@example([(1, 1, 0, 1.0, 1.0, 2.2e-311)])
 @settings(max_examples=60)
 def test_any_measurements_leave_prices_that_are_finite_and_never_fall(timings):
     costs = Costs(DEPTH, Experts(64, 4))

@@ -126,9 +126,9 @@ class SpeculationState(msgspec.Struct, frozen=True, omit_defaults=True):
     sessions a drafter did not know. Of the rows that wanted drafts ``hits`` found theirs made ahead and ``misses`` did
     not. ``drafted[i]`` and ``accepted[i]`` count drafts at position i; ``waits`` counts waits per bucket of
     ``WAIT_BUCKETS``. Seconds: ``wait`` for drafts, ``draft`` of it computed by drafters, ``verify`` spent in steps that
-    verified, ``plain`` what the same steps would have taken without drafts, as estimated. ``mode`` is the last
-    choice's, but plain steps of a refresh leave it as it is; ``depth`` is the lately chosen mean; ``changes`` counts
-    changes of mode, and refreshes, per "mode:reason".
+    verified and read no prompt, ``plain`` what the same steps would have taken without drafts, as estimated. ``mode``
+    is the last choice's, but plain steps of a refresh leave it as it is; ``depth`` is the lately chosen mean;
+    ``changes`` counts changes of mode, and refreshes, per "mode:reason".
     """
 
     steps: int = 0

@@ -44,14 +44,15 @@ class Engine:
     outliers: float = 0.005
     stirred: float = 0.2
 
-    def seconds(self, rows: int, tokens: int) -> float:
-        share = self.experts.distinct(float(tokens)) if self.experts else 0.0
+    def seconds(self, rows: int, tokens: int, prompt: int = 0) -> float:
+        """Beside as many tokens of prompts."""
+        share = self.experts.distinct(float(tokens + prompt)) if self.experts else 0.0
         checks = self.verify if tokens > rows else 0.0
-        return self.base + self.row * rows + self.token * tokens + self.load * share + checks
+        return self.base + self.row * rows + self.token * (tokens + prompt) + self.load * share + checks
 
-    def measured(self, rows: int, tokens: int, luck: Random, *, settled: bool = True) -> float:
+    def measured(self, rows: int, tokens: int, luck: Random, *, settled: bool = True, prompt: int = 0) -> float:
         factor = max(0.5, luck.gauss(1.0, self.noise)) * (1.0 if settled or tokens > rows else 1.0 + self.stirred)
-        return self.seconds(rows, tokens) * factor * (5.0 if luck.random() < self.outliers else 1.0)
+        return self.seconds(rows, tokens, prompt) * factor * (5.0 if luck.random() < self.outliers else 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +85,15 @@ class Pool:
 @dataclass(frozen=True, slots=True)
 class Traffic:
     """What runs: ``batch`` requests at once, the share of each request's drafts that is right, in turn, drawn anew for
-    every request. Later positions are a little worse."""
+    every request. Later positions are a little worse. Answers have the least to the most of ``lengths`` tokens; with a
+    ``prompt`` of so many, each request takes a step to read it, else all have been read before."""
 
     name: str
     batch: int
     acceptance: tuple[float, ...]
     pool: Pool = Pool()
+    lengths: tuple[int, int] = (64, 256)
+    prompt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,7 @@ class _Request:
     left: int
     context: int
     luck: list[float]
+    unread: int = 0
 
 
 @dataclass(slots=True)
@@ -142,6 +147,7 @@ class Run:
     _choice: Choice | None = None
     _shadows: list[tuple[_Request, int, int]] = field(default_factory=list)
     _missing: int = 0
+    _before: list[str] = field(default_factory=list)
 
     def step(self, traffic: Traffic) -> Step:
         self._refill(traffic)
@@ -156,12 +162,14 @@ class Run:
         drafted = choice.depths if came and any(choice.depths) else (0,) * len(self._requests)
         accepted = [self._accepted(each, depth) for each, depth in zip(self._requests, drafted, strict=True)]
         self._missing = sum(not depth or right < depth for right, depth in zip(accepted, drafted, strict=True))
-        rows, tokens = len(drafted), len(drafted) + sum(drafted)
+        prompt = sum(each.unread for each in self._requests)
+        rows = sum(not each.unread for each in self._requests)
+        tokens = rows + sum(drafted)
         if self._rest.peeks:
             self._compare()
         rests = self._rest.goes_on(self._requests)
         settled = self._rest.settled if rests else self._rest.ended()
-        verify = self.engine.measured(rows, tokens, self.luck, settled=settled)
+        verify = self.engine.measured(rows, tokens, self.luck, settled=settled, prompt=prompt)
         self.now += wait + verify
         verdicts = [
             Verdict(each.session, depth, right)
@@ -173,12 +181,16 @@ class Run:
             self.depths.rested(1, look)
         else:
             self.depths.judge(verdicts, self.now)
-            context = sum(each.context for each in self._requests)
-            self.depths.time(Timing(rows, tokens, context, verify, wait, settled=settled), self.now)
+            context = sum(each.context for each in self._requests if not each.unread)
+            alone = not traffic.prompt or (not prompt and self._before == self._names())
+            timing = Timing(rows, tokens, context, verify, wait, settled=settled, alone=alone, prompt=prompt)
+            self.depths.time(timing, self.now)
+        self._before = self._names()
         for each, right in zip(self._requests, accepted, strict=True):
             each.left -= right + 1
             each.context += right + 1
-        return Step(choice, rows + sum(accepted), wait + verify)
+            each.unread = 0
+        return Step(choice, len(drafted) + sum(accepted), wait + verify)
 
     def phase(self, traffic: Traffic, steps: int = STEPS) -> list[Step]:
         """As long as so many plain steps take."""
@@ -191,7 +203,10 @@ class Run:
         return made
 
     def _choose(self) -> Choice:
-        views = [RowView(each.session, min(DEEPEST, each.left - 1), each.context) for each in self._requests]
+        views = [
+            RowView(each.session, 0 if each.unread else min(DEEPEST, each.left - 1), each.context)
+            for each in self._requests
+        ]
         self._compare()
         choice = self.depths.choose(views, self.now)
         self._rest.begin(choice)
@@ -215,9 +230,12 @@ class Run:
         self._requests = kept
         while len(self._requests) < traffic.batch:
             right = self._right(traffic)
-            length = self.births.randint(64, 256)
+            length = self.births.randint(*traffic.lengths)
             luck = [self.births.random() for _ in range(length)]
-            self._requests.append(_Request(f"r{self._made}", right, length, 64, luck))
+            self._requests.append(_Request(f"r{self._made}", right, length, 64, luck, traffic.prompt))
+
+    def _names(self) -> list[str]:
+        return [each.session for each in self._requests]
 
     def _right(self, traffic: Traffic) -> float:
         self._made += 1
@@ -262,6 +280,10 @@ TRACE = (
     Traffic("acceptance 0.9, batch 16, drafted ahead", 16, (0.9,), AHEAD),
     Traffic("acceptance 0.95, batch 4, foreseen if right", 4, (0.95,), FORESEEN),
     Traffic("acceptance 0.4, batch 4, foreseen if right", 4, (0.4,), FORESEEN),
+    Traffic("acceptance 0.9, batch 16, short answers", 16, (0.9,), lengths=(8, 32), prompt=40),
+    Traffic("acceptance 0.05, batch 16, short answers", 16, (0.05,), lengths=(8, 32), prompt=40),
+    Traffic("acceptance 0.6, batch 32, next to no answers", 32, (0.6,), lengths=(2, 16), prompt=40),
+    Traffic("acceptance 0.05, batch 32, next to no answers", 32, (0.05,), lengths=(2, 16), prompt=40),
 )
 
 

@@ -79,6 +79,7 @@ class SpeculatingRunner:
         return self.steps.state() if self._leads else None
 
     def _update_states(self, scheduler_output: Any) -> Any:
+        self.steps.runs()
         gone = {*scheduler_output.finished_req_ids, *(scheduler_output.preempted_req_ids or ())}
         if gone and self._leads:
             self._closed(sorted(gone))

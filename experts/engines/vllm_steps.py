@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from experts.api import SpeculationState
 from experts.engines.vllm_options import SECTION
 from experts.speculation.controller import AdaptiveDepth
-from experts.speculation.costs import Experts
 from experts.speculation.depth import Choice, Depths, FixedDepth, RowView, Timing, Verdict
+from experts.speculation.forward import Experts
 from experts.speculation.messages import MAX_DEPTH
 from experts.speculation.rest import Rest
 from experts.speculation.strict import Strict
+from experts.speculation.surface import Cell
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +65,9 @@ def wanted(row: Row, *, depth: int, context: int) -> int:
 
 class Steps:
     """Between two steps of the engine: ``begin`` takes in the one that ended and gives the depths for the next,
-    ``end`` is called when its drafts are there. Before a step, ``rests`` says if there will be nothing to begin at its
-    end; then ``rested`` is called there. Nothing raises: what fails is counted in ``failures``, logged once for each
-    kind, and means no drafts.
+    ``end`` is called when its drafts are there, ``runs`` when it begins. Before that ``rests`` says if there will be
+    nothing to begin at its end; then ``rested`` is called there. Nothing raises: what fails is counted in ``failures``,
+    logged once for each kind, and means no drafts.
 
     ``rooms`` are how many drafts each row of the last ``begin`` could use, ``calls`` follows those that may call tools.
     ``depth`` is the most of any row, ``context`` the model's; ``strict``: rows bound by a grammar, or inside a tool
@@ -90,7 +91,8 @@ class Steps:
         self._sessions: tuple[str, ...] = ()
         self._rest = Rest()
         self._passed = 0
-        self._began = self._ended = self._wait = self._draft = self._looked = 0.0
+        self._began = self._ran = self._ended = self._wait = self._draft = self._looked = 0.0
+        self._between = Cell((0, 0))
         self._tally = _Tally(self._depth)
 
     def begin(self, rows: Sequence[Row], limit: int | None = None) -> Choice:
@@ -117,6 +119,10 @@ class Steps:
             self._depths.ponder()
         except Exception as error:  # noqa: BLE001 - a controller may not end the engine
             self.failed(error)
+
+    def runs(self) -> None:
+        """The engine has scheduled a step and begins to run it."""
+        self._ran = self._clock()
 
     def opened(self, row: Row) -> None:
         """A request is about to be prefilled."""
@@ -226,28 +232,39 @@ class Steps:
             return True
 
     def _learn(self, rows: Sequence[Row], now: float) -> None:
-        """Tell the controller of the step that ended. If it ran with a prefill, or with other requests than the one
-        before, its time is no measure of a decode step: the engine may even have been idle between them."""
+        """Tell the controller of the step that ended."""
         verdicts = [Verdict(row.session, row.drafted, row.sampled - 1) for row in rows if row.drafted and row.sampled]
         sessions, before = tuple(row.session for row in rows), self._sessions
         self._sessions = sessions
         settled = self._rest.ended()
-        same = set(sessions) == set(before)
-        timing = self._timing(rows, settled=settled) if same and all(row.decoded for row in rows) else None
-        self._tally.step(verdicts, timing)
+        timing = self._timing(rows, settled=settled, same=set(sessions) == set(before))
+        self._tally.step(verdicts, timing if timing and timing.alone else None)
         self._depths.judge(verdicts, now)
         if timing is not None:
             self._depths.time(timing, now)
 
-    def _timing(self, rows: Sequence[Row], *, settled: bool) -> Timing:
+    def _timing(self, rows: Sequence[Row], *, settled: bool, same: bool) -> Timing | None:
+        """None if nothing was decoded. ``same``: the requests are those of the step before. Otherwise the engine may
+        have been idle, or have had others to take in, before it ran; what usually lies between two steps is counted,
+        and learnt here."""
+        decoded = [row for row in rows if row.decoded]
+        if not decoded:
+            return None
+        alone = same and len(decoded) == len(rows)
+        between = max(0.0, self._ran - self._ended)
+        if self._ended:
+            self._between.learn(between, self._tally.steps)
+        paused = 0.0 if alone else max(0.0, between - self._between.mean)
         return Timing(
-            rows=len(rows),
-            tokens=sum(row.scheduled for row in rows),
-            context=sum(len(row.tokens) for row in rows),
-            verify=self._began - self._ended,
+            rows=len(decoded),
+            tokens=sum(row.scheduled for row in decoded),
+            context=sum(len(row.tokens) for row in decoded),
+            verify=self._began - self._ended - paused,
             wait=self._wait,
             draft=self._draft,
             settled=settled,
+            alone=alone,
+            prompt=sum(row.scheduled for row in rows) - sum(row.scheduled for row in decoded),
         )
 
 
@@ -273,7 +290,7 @@ class _Tally:
 
     def __init__(self, depth: int) -> None:
         self.mode = ""
-        self._steps = self._speculated = self._compared = 0
+        self.steps = self._speculated = self._compared = 0
         self._reach = depth
         self._verdicts: Counter[tuple[int, int]] = Counter()
         self._verify = self._plain = self._depth = 0.0
@@ -281,7 +298,7 @@ class _Tally:
         self._alone: dict[int, float] = {}
 
     def step(self, verdicts: Sequence[Verdict], timing: Timing | None) -> None:
-        self._steps += 1
+        self.steps += 1
         self._speculated += bool(verdicts)
         for verdict in verdicts:
             self._verdicts[verdict.drafted, verdict.accepted] += 1
@@ -300,7 +317,7 @@ class _Tally:
         self._compared += count
 
     def rested(self, steps: int) -> None:
-        self._steps += steps
+        self.steps += steps
         self._depth *= (1.0 - SMOOTHING) ** steps
 
     def chosen(self, choice: Choice) -> None:
@@ -317,7 +334,7 @@ class _Tally:
         found = list(self._verdicts.items())
         positions = range(self._reach)
         return SpeculationState(
-            steps=self._steps,
+            steps=self.steps,
             speculated=self._speculated,
             compared=self._compared,
             drafted=tuple(sum(n for (drafted, _), n in found if place < drafted) for place in positions),

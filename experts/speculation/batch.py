@@ -29,6 +29,11 @@ class Batch:
     tariff: Tariff
     kinds: frozenset[str]
 
+    @property
+    def share(self) -> float:
+        """Of the rows, how many have room: others are in their prefill, at their end, or may have no drafts."""
+        return float(np.count_nonzero(self.room)) / len(self.room)
+
     def wanted(self, depths: Ints) -> Ints:
         """Drafts at each position [depth]."""
         wanted: Ints = (depths[:, None] > np.arange(len(self.tariff.supply))).sum(axis=0)

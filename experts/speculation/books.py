@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, replace
 
 from experts.speculation.costs import Demand
+from experts.speculation.depth import Timing
+from experts.speculation.forward import Decoded
 from experts.speculation.stance import OUTLIER, Purse, Tally
 
 AFTERMATH = 0.4
@@ -18,7 +20,7 @@ FADING = 0.97
 class Asked:
     """The last choice, the ``demand`` it made on drafters, and what became of it. In seconds: ``plain``, which a step
     without drafts would have taken, and what was ``spent`` (None: not measured), of which ``wait`` in waiting; how many
-    drafts ``came`` for each row, tokens ``accepted``."""
+    drafts ``came`` for each row, tokens ``accepted``. ``rows`` were decoded (0: all)."""
 
     depths: tuple[int, ...]
     plain: float
@@ -29,6 +31,13 @@ class Asked:
     spent: float | None = None
     wait: float = 0.0
     judged: bool = False
+    rows: int = 0
+
+    def took(self, timing: Timing, decoded: Decoded | None) -> None:
+        """The step was measured; ``decoded`` is what decoding took of it, with its wait."""
+        self.wait = timing.wait
+        if decoded is not None:
+            self.spent, self.rows, self.plain = decoded.seconds, timing.rows, decoded.plain or self.plain
 
 
 @dataclass(slots=True)
@@ -41,9 +50,17 @@ class Books:
     purse: Purse = field(default_factory=Purse)
     lost: float = 0.0
 
+    def settle(self, asked: Asked, *, scarce: bool) -> float:
+        """The step that was asked for is over; what it took in plain steps, as far as was measured. Where measurements
+        are ``scarce``, steps without one earn, too."""
+        if asked.spent is not None:
+            return self.book(asked, asked.spent)
+        self.earn(float(scarce))
+        return 0.0
+
     def book(self, asked: Asked, seconds: float) -> float:
         """A step that took so long; in plain steps."""
-        tokens = 1.0 + asked.accepted / len(asked.depths)
+        tokens = 1.0 + asked.accepted / (asked.rows or len(asked.depths))
         spent = seconds / asked.plain
         self.earn(min(spent, LONG))
         if asked.mode == "probe":

@@ -14,8 +14,9 @@ from experts.speculation import trials
 from experts.speculation.acceptance import LIMIT, Acceptance
 from experts.speculation.batch import Batch, GivenUp, Ints, accepted, room_of
 from experts.speculation.books import Asked, Books
-from experts.speculation.costs import MANY, Costs, Demand, Experts, sound
+from experts.speculation.costs import MANY, Costs, Demand, sound
 from experts.speculation.depth import Choice, RowView, Timing, Verdict
+from experts.speculation.forward import Experts
 from experts.speculation.goodput import Plan, best_depths, ceiling
 from experts.speculation.lessons import Lessons
 from experts.speculation.refresh import SETTLE, Refresh
@@ -47,6 +48,8 @@ CREDIT = -5.0
 """The debt up to which another load, or a clear sign that speculation pays, is reason enough to try it."""
 AGAIN = 64
 """Plain steps after which it is tried whatever the debt, if the sign is more than clear."""
+MOST = 0.5
+"""Share of rows from which on those that have room show whether drafts pay for all."""
 RIPE = 2
 """Steps after which a choice that stands is renewed if there is time to spare."""
 
@@ -109,7 +112,7 @@ class AdaptiveDepth:
             depths, tried = self._decide(batch, tried)
             mode, reason = self._stance.mode, self._stance.reason
             if mode == "speculate" and self._refresh.begins(
-                self._step, self._costs.age(len(batch.room)), ratio=batch.ratio(depths), books=self._books
+                self._step, self._costs, rows=len(batch.room), ratio=batch.ratio(depths), books=self._books
             ):
                 depths, mode, reason = np.zeros_like(depths), "plain", "refresh"
         gains = np.where(tried, depths, accepted(batch.gains, depths))
@@ -184,7 +187,7 @@ class AdaptiveDepth:
             return
         self._lessons.timed(timing, self._asked.demand if self._asked else Demand())
         if self._asked:
-            self._asked.spent, self._asked.wait = timing.verify + timing.wait, timing.wait
+            self._asked.took(timing, self._costs.decoded(timing))
         self._lessons.relieve(self._step)
 
     def close(self, session: str) -> None:
@@ -200,11 +203,11 @@ class AdaptiveDepth:
     def _settle(self) -> None:
         """Book what the last choice has cost and brought."""
         asked, self._asked = self._asked, None
-        if asked is None:
+        if not asked:
             return
         if any(asked.depths) and (asked.judged or asked.spent is not None):
             self._costs.supply(asked.depths, asked.came)
-        if asked.spent is not None and self._books.book(asked, asked.spent) > OUTLIER:
+        if self._books.settle(asked, scarce=self._costs.scarce) > OUTLIER:
             self._kept = None
 
     def _again(self, rows: Sequence[RowView]) -> Choice | None:
@@ -270,12 +273,11 @@ class AdaptiveDepth:
         if stance.mode == "plain":
             return np.zeros_like(batch.room), tried & False
         if stance.mode == "probe":
-            if began:
-                tried = self._trials.begin(batch.slots, batch.room > 0, self._step, due=False)
+            tried = self._trials.begin(batch.slots, batch.room > 0, self._step, due=False) if began else tried
             return np.where(tried, trial, 0), tried
-        depths = plan.depths
+        depths = plan.depths if plan.ratio > 1.0 or batch.share >= MOST else np.zeros_like(batch.room)
         tried &= depths < trial
-        if self._books.purse.saved > 0:
+        if self._books.purse.saved > 0 and batch.share >= MOST:
             left = (depths == 0) & (batch.room > 0) & ~tried
             if left.any():
                 tried |= self._trials.begin(batch.slots, left, self._step, due=True)
@@ -304,6 +306,7 @@ class AdaptiveDepth:
             plan.ratio if begun or not outlook else outlook.ratio,
             right=ceiling(rows, batch.tariff, free=False),
             free=ceiling(rows, batch.tariff, free=True),
+            share=batch.share,
             slow=slow,
             trying=trying,
             hopeful=self._watch.hopeful,

@@ -29,13 +29,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One decode step that ran without a prefill, as measured, in seconds.
+    """One step in which something was decoded, as measured, in seconds.
 
     ``verify``: from the end of one proposal to the beginning of the next (scheduling, forward pass, sampling, output);
     ``wait``: the proposal, so waiting for drafts included; ``draft``: the part of the wait that drafters computed.
-    ``rows`` sequences ran with ``tokens`` tokens in all (``rows`` of them if nothing was drafted), over ``context``
-    tokens of history together. Not ``settled``: none of them drafts, but the steps before it had some, or were to. Such
-    a step is slower than plain decoding is, as caches hold other things and drafters are still at work beside it.
+    ``rows`` sequences were decoded with ``tokens`` tokens in all (``rows`` of them if nothing was drafted), over
+    ``context`` tokens of history together. Not ``settled``: none of them drafts, but the steps before it had some, or
+    were to. Such a step is slower than plain decoding is, as caches hold other things and drafters are still at work
+    beside it. Not ``alone``: ``prompt`` tokens of prompts were read beside them, or requests came or went; then
+    ``verify`` is the time of the step and of what usually lies between two, whatever lay there this time.
     """
 
     rows: int
@@ -45,6 +47,8 @@ class Timing:
     wait: float
     draft: float = 0.0
     settled: bool = True
+    alone: bool = True
+    prompt: int = 0
 
 
 @dataclass(frozen=True, slots=True)

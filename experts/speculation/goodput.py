@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from experts.speculation.costs import Floats, Tariff
+from experts.speculation.costs import Tariff
+from experts.speculation.surface import Floats
 
 LEAST = 0.01
 """Tokens. A draft that is expected to bring less is not worth a place in a step."""

@@ -146,8 +146,8 @@ class SpeculationMetrics:
     def _define_time(self, registry: CollectorRegistry) -> None:
         self.seconds = Counter(
             "switchyard_pool_speculation_seconds_total",
-            "Time by part: verify (steps that verified), plain (the same steps without drafts, as estimated), "
-            "wait (for drafts), draft (the share of wait that drafters computed)",
+            "Time by part: verify (steps that verified and read no prompt), plain (the same steps without drafts, as "
+            "estimated), wait (for drafts), draft (the share of wait that drafters computed)",
             ["pool", "part"],
             registry=registry,
         )

@@ -1,6 +1,7 @@
 """When speculation stops for a few plain steps, to know the time of one again: every price is compared with it."""
 
 from experts.speculation.books import Books
+from experts.speculation.costs import Costs
 from experts.speculation.rest import SETTLED
 
 STALE = 256
@@ -30,13 +31,15 @@ class Refresh:
         stale = UNSEEN << min(self._vain, PATIENT) if age is None else STALE
         return passed >= min(STALE * max(1 / 16, min(ratio - 1.0, 1.0)), stale)
 
-    def begins(self, step: int, age: int | None, *, ratio: float, books: Books) -> bool:
-        """Whether it is made known now; it costs what drafts would have won."""
-        self._vain = 0 if age is not None else min(self._vain, PATIENT)
+    def begins(self, step: int, costs: Costs, *, rows: int, ratio: float, books: Books) -> bool:
+        """Whether it is made known now for so many rows; it costs what drafts would have won. If that is not known
+        either, there need only be no debt."""
+        age, blind = costs.age(rows), costs.blind
+        self._vain = 0 if blind or age is not None else min(self._vain, PATIENT)
         if not self.due(step, age, ratio):
             return False
         cost = (1.0 + SETTLE) * (1.0 - 1.0 / ratio)
-        if afforded := books.purse.saved >= cost:
+        if afforded := books.purse.saved >= (0.0 if blind else cost):
             books.pay(cost)
             self._checked, self._vain = step, self._vain + 1
         return afforded

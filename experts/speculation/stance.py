@@ -43,7 +43,8 @@ SAVED, OWED = 3.0, 8.0
 @dataclass(frozen=True, slots=True)
 class View:
     """What a decision is made of. ``ratio``: the best choice's speed against plain, estimated; ``free`` and ``right``:
-    the same if drafts came at once and all were right, or only were right. ``slow``: the tally is below the floor.
+    the same if drafts came at once and all were right, or only were right. ``share`` of the rows have room
+    for drafts: the fewer, the less does the ratio say. ``slow``: the tally is below the floor.
     ``trying``: a probe is under way and not yet lost; ``hopeful``: as far as is known, one may succeed; in ``wait``
     steps there is time for one, after ``rare`` steps one is made whatever is known, and what promises more than
     ``clear`` is begun at once."""
@@ -53,6 +54,7 @@ class View:
     ratio: float
     right: float
     free: float
+    share: float = 1.0
     slow: bool = False
     trying: bool = False
     hopeful: bool = True
@@ -109,7 +111,7 @@ class Stance:
     def _speculating(self, view: View) -> "Stance":
         if view.slow:
             return self._rest(view, "slow")
-        doubt = max(0.0, self.doubt + LEAST - view.ratio) if view.ratio < LEAST else 0.0
+        doubt = self.doubt + view.share * (LEAST - view.ratio) if view.ratio < LEAST else 0.0
         if doubt > DOUBT / math.sqrt(max(view.rows, 1)):
             return self._rest(view, _blame(view))
         return self if doubt == self.doubt else replace(self, doubt=doubt)

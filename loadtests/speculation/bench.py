@@ -7,7 +7,7 @@ a verifier that was upgraded without its draft.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -40,6 +40,7 @@ from loadtests.speculation.trace import (
     Trace,
     Verdict,
     phases,
+    short,
     steady,
     switches,
     upgraded,
@@ -53,6 +54,7 @@ SYNC, SYNC_FIXED = split(ahead=False, adaptive=True), split(ahead=False, adaptiv
 ACCEPTANCES = (0.6, 0.8, 0.9)
 MAX_TOKENS = 160
 NOISE_TOKENS = 40
+FEW_TOKENS = 24
 BESIDE_PLAIN = {ADAPTIVE: OURS, "K=0": PLAIN}
 """The controller, and plain decoding alone."""
 ALL_DEPTHS = BESIDE_PLAIN | {f"K={depth}": fixed(depth) for depth in DEPTHS}
@@ -176,15 +178,11 @@ class Bench:
 
     def changing(self) -> None:
         """Traffic and load that change, against every fixed depth at once."""
-        prompts = self._prompts()
-        narrow = {name: arm for name, arm in ALL_DEPTHS.items() if arm in (OURS, PLAIN, fixed(max(DEPTHS)))}
-        rivals = narrow if self._plan.narrow else ALL_DEPTHS
-        with Rig(embedded(), Questions(prompts, MAX_TOKENS)) as rig:
-            self._warm(rig, rivals, len(prompts))
-            trace = Trace(rig, rivals, tempo=Tempo(self._plan.phase))
-            course = phases([prompt.domain for prompt in prompts])
-            self._traced("changing traffic", trace, course, self._plan.laps)
-            self._note(rig)
+        self._against_all("changing traffic", MAX_TOKENS, phases)
+
+    def hurried(self) -> None:
+        """Requests that come and go all the time, so that next to no step only decodes."""
+        self._against_all("short answers", FEW_TOKENS, lambda domains: short(phases(domains)))
 
     def collapsed(self) -> None:
         """The old draft model under a new verifier, which agrees with next to nothing it says."""
@@ -200,6 +198,17 @@ class Bench:
         self._say(f"loading {len(arms)} engines")
         rig.load(arms.values())
         Comparison(rig, list(arms.values()), self._plan.family).warm(prompts)
+
+    def _against_all(self, title: str, most: int, course: Callable[[Sequence[str]], list[Phase]]) -> None:
+        """The controller side by side with every fixed depth, answers of so many tokens at ``most``."""
+        prompts = self._prompts()
+        narrow = {name: arm for name, arm in ALL_DEPTHS.items() if arm in (OURS, PLAIN, fixed(max(DEPTHS)))}
+        rivals = narrow if self._plan.narrow else ALL_DEPTHS
+        with Rig(embedded(), Questions(prompts, most)) as rig:
+            self._warm(rig, rivals, len(prompts))
+            trace = Trace(rig, rivals, tempo=Tempo(self._plan.phase))
+            self._traced(title, trace, course([prompt.domain for prompt in prompts]), self._plan.laps)
+            self._note(rig)
 
     def _against_plain(self, title: str, rig: Rig, course: Sequence[Phase]) -> None:
         """The controller side by side with plain vLLM alone, as long as nothing changes."""
@@ -279,6 +288,7 @@ def controller() -> Outcome:
     bench = Bench(_plan(), Console(width=180))
     bench.unforeseeable()
     bench.changing()
+    bench.hurried()
     bench.collapsed()
     return Outcome(tuple(trace_rows(verdicts(bench.paces))), tuple(bench.paces))
 

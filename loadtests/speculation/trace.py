@@ -15,6 +15,8 @@ from loadtests.speculation.rig import Rig
 from loadtests.speculation.summary import rate_of
 
 ADAPTIVE = "adaptive"
+CROWD = 16
+"""Requests in flight."""
 SLICE = 0.06
 """Seconds for which one engine runs before it is another's turn, and on to the next step that reads a prompt: on a
 shared host steps get half as long again within a second, and little within this."""
@@ -71,6 +73,12 @@ def upgraded(course: Sequence[Phase]) -> list[Phase]:
     """Traffic that the draft model knew well, until the verifier was upgraded without it."""
     (order,) = {each.order for each in course if each.name.startswith("code")}
     return [Phase(f"verifier upgraded, draft not: code, {batch}", batch, order) for batch in (4, 16)]
+
+
+def short(course: Sequence[Phase]) -> list[Phase]:
+    """Answers so short that hardly a step passes without somebody's prompt; every kind of traffic, crowded."""
+    of = {each.name.split(",")[0]: each.order for each in course}
+    return [Phase(f"short answers: {kind}, {CROWD}", CROWD, order) for kind, order in of.items()]
 
 
 def steady(course: Sequence[Phase]) -> list[Phase]:

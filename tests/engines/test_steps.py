@@ -55,8 +55,13 @@ class Bench:
         self.depths = Recording(4)
         self.steps = Steps(self.depths, **{"depth": 4, "context": 512} | settings, clock=lambda: self.now)
 
-    def step(self, *rows: Row, verify: float = 0.004, wait: float = 0.001, draft: float = 0.0) -> Choice:
-        self.now += verify
+    def step(
+        self, *rows: Row, verify: float = 0.004, wait: float = 0.001, draft: float = 0.0, runs: float = 0.0
+    ) -> Choice:
+        """It begins to run after ``runs`` of its seconds."""
+        self.now += runs
+        self.steps.runs()
+        self.now += verify - runs
         choice = self.steps.begin(rows)
         self.now += wait
         self.steps.end(draft)
@@ -83,7 +88,7 @@ def test_a_decode_step_is_timed_with_the_wait_that_brought_its_drafts() -> None:
     bench = Bench()
     bench.step(row("a"), row("b"), wait=0.002, draft=0.0015)
     bench.step(drafted("a"), row("b", 30), verify=0.005, wait=0.9)
-    (timing,) = bench.depths.timings
+    timing = bench.depths.timings[-1]
     assert (timing.rows, timing.tokens, timing.context) == (2, 5, 50)
     assert (timing.verify, timing.wait, timing.draft) == pytest.approx((0.005, 0.002, 0.0015))
 
@@ -94,13 +99,27 @@ def test_a_decode_step_is_timed_with_the_wait_that_brought_its_drafts() -> None:
         pytest.param((row("a"), row("b", sampled=0, scheduled=64)), id="a prefill in pieces"),
         pytest.param((row("a"), row("b", scheduled=15)), id="the end of a prefill"),
         pytest.param((row("a"),), id="a request has ended"),
-        pytest.param((row("a"), row("c")), id="another request"),
+        pytest.param((row("c"),), id="another request"),
     ],
 )
-def test_steps_that_were_no_mere_decoding_of_the_same_requests_are_not_timed(rows: tuple[Row, ...]) -> None:
+def test_steps_that_were_no_mere_decoding_of_the_same_requests_are_told_apart(rows: tuple[Row, ...]) -> None:
+    """The time before they ran is none of theirs, but for what it usually is."""
     bench = Bench()
-    bench.step(row("a"), row("b"))
-    bench.step(*rows, verify=30.0)
+    for between in (0.0012, 0.0008, 0.5, 0.001, 0.001):
+        bench.step(row("a"), row("b"), verify=between + 0.004, runs=between)
+    bench.step(*rows, verify=30.004, runs=30.0)
+    (timing,) = bench.depths.timings[-1:]
+    others = [each for each in rows if each.session == "b"]
+    assert not timing.alone
+    assert timing.rows == len(rows) - len(others)
+    assert timing.prompt == sum(each.scheduled for each in others)
+    assert timing.verify == pytest.approx(0.005, rel=0.2)
+
+
+def test_a_step_in_which_nothing_was_decoded_is_not_timed() -> None:
+    bench = Bench()
+    bench.step(row("a", scheduled=15))
+    bench.step(row("b", sampled=0, scheduled=64))
     assert bench.depths.timings == []
 
 
@@ -108,7 +127,7 @@ def test_the_order_of_the_requests_does_not_matter() -> None:
     bench = Bench()
     bench.step(row("a"), row("b"))
     bench.step(row("b"), row("a"))
-    assert len(bench.depths.timings) == 1
+    assert [timing.alone for timing in bench.depths.timings] == [False, True]
 
 
 def test_rows_are_described_and_have_room_for_what_they_can_use() -> None:
@@ -177,10 +196,8 @@ def test_who_comes_with_better_prospects_is_not_left_waiting_for_the_end_of_a_re
     assert bench.steps.rests(["a", "b"]) == goes_on
 
 
-@pytest.mark.parametrize(("others", "timed"), [([], 1), (["b"], 0)])
-def test_the_first_step_after_a_rest_is_timed_by_itself_if_its_requests_were_there_before(
-    others: list[str], timed: int
-) -> None:
+@pytest.mark.parametrize(("others", "alone"), [([], True), (["b"], False)])
+def test_the_first_step_after_a_rest_is_timed_by_itself(others: list[str], alone: bool) -> None:
     bench = Bench()
     bench.depths.leisure = 1
     bench.step(row())
@@ -188,7 +205,8 @@ def test_the_first_step_after_a_rest_is_timed_by_itself_if_its_requests_were_the
     bench.now += 0.5
     bench.steps.rested()
     bench.step(row(), verify=0.003)
-    assert [timing.verify for timing in bench.depths.timings] == pytest.approx([0.003] * timed)
+    assert bench.depths.timings[-1].verify == pytest.approx(0.003)
+    assert bench.depths.timings[-1].alone is alone
 
 
 def test_everything_is_counted() -> None:

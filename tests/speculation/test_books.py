@@ -3,6 +3,8 @@
 import pytest
 
 from experts.speculation.books import AFTERMATH, Asked, Books
+from experts.speculation.depth import Timing
+from experts.speculation.forward import Decoded
 from experts.speculation.stance import Purse
 
 
@@ -15,6 +17,19 @@ def test_a_step_is_booked_in_plain_steps():
     assert books.book(asked(accepted=2, rows=2), 0.03) == pytest.approx(3.0)
     assert books.lost == pytest.approx(3.0 - 2.0)
     assert books.tally.lost == pytest.approx(0.95 * 3.0 - 2.0)
+
+
+def test_of_a_step_in_which_some_rows_were_not_decoded_the_others_are_booked():
+    books, four = Books(0.95), asked(accepted=6, rows=4)
+    four.took(Timing(2, 10, 100, 0.05, 0.01), Decoded(0.04, 0.02))
+    assert books.book(four, four.spent) == pytest.approx(2.0)
+    assert books.lost == pytest.approx(2.0 - 4.0)
+
+
+def test_a_step_of_which_nothing_can_be_told_is_as_if_it_had_not_been_measured():
+    one = asked()
+    one.took(Timing(1, 5, 100, 0.05, 0.01), None)
+    assert (one.spent, one.plain) == (None, 0.01)
 
 
 def test_speculation_that_was_begun_in_vain_is_paid_for():

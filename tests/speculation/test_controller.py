@@ -227,13 +227,13 @@ def test_while_it_speculates_the_plain_time_is_checked_now_and_then():
     assert len(checks) <= len(steps) / 60
 
 
-def step(depths, rows, right=1.0):
+def step(depths, rows, right=1.0, *, verify=0.011):
     """One step of a model engine: so many of the drafts of each row are right."""
     choice = depths.choose(rows, 0.0)
     drafted = [(row.session, count) for row, count in zip(rows, choice.depths, strict=True) if count]
     depths.judge([Verdict(session, count, round(right * count)) for session, count in drafted], 0.0)
     tokens = len(rows) + sum(choice.depths)
-    depths.time(Timing(len(rows), tokens, 100, 0.011 if drafted else 0.01, 0.0), 0.0)
+    depths.time(Timing(len(rows), tokens, 100, verify if drafted else 0.01, 0.0), 0.0)
     return choice
 
 
@@ -241,6 +241,18 @@ def speculating(rows):
     depths = AdaptiveDepth(DEEPEST)
     assert {step(depths, rows).mode for _ in range(12)} == {"plain", "speculate"}
     return depths
+
+
+def test_while_most_rows_are_at_their_end_the_others_have_no_drafts_and_none_are_given_up():
+    """To verify takes the time of a plain step, which the drafts of one row are not worth."""
+    rows = [RowView(f"r{n}", DEEPEST, 50) for n in range(16)]
+    ending = [rows[0], *(replace(row, room=0) for row in rows[1:])]
+    depths = AdaptiveDepth(DEEPEST)
+    assert sum(any(step(depths, rows, verify=0.02).depths) for _ in range(3 * STANDS)) > STANDS
+    choices = [step(depths, ending, verify=0.02) for _ in range(4)]
+    assert {choice.mode for choice in choices if choice.reason != "refresh"} == {"speculate"}
+    assert not any(any(choice.depths) for choice in choices[2:])
+    assert any(step(depths, rows, verify=0.02).depths)
 
 
 def test_traffic_of_which_better_things_are_known_has_drafts_at_once_though_all_time_for_trying_is_spent():

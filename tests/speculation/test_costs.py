@@ -6,8 +6,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from experts.speculation.costs import CELLS, Costs, Demand, Experts, Surface
+from experts.speculation.costs import Costs, Demand, sound
 from experts.speculation.depth import Timing
+from experts.speculation.forward import Experts
+from experts.speculation.surface import CELLS, Surface
 
 DEPTH = 8
 BASE, ROW, TOKEN, CHECK = 2e-3, 0.1e-3, 0.05e-3, 0.3e-3
@@ -201,19 +203,26 @@ def test_times_that_make_no_sense_are_not_learnt(bad):
 
 TIMES = st.one_of(st.floats(-1e-3, 1e5), st.floats())
 SHARES = st.one_of(st.floats(0.0, 1.0), st.floats())
+COUNTS = st.integers(-1, 1 << 50)
 TIMINGS = st.lists(
-    st.tuples(st.integers(-1, 300), st.integers(-1, 5000), st.integers(-1, 1 << 50), TIMES, TIMES, SHARES), max_size=60
+    st.tuples(st.integers(-1, 300), st.integers(-1, 5000), COUNTS, TIMES, TIMES, SHARES, st.none() | COUNTS),
+    max_size=60,
 )
 
 
 @given(TIMINGS)
-@example([(1, 1, 0, 1.0, 1.0, 2.2e-311)])
+@example([(1, 1, 0, 1.0, 1.0, 2.2e-311, None)])
+@example([(4, 4 + 4 * (place % 2), 10, 1e-9 * 10.0**place, 1.0, 0.5, 1 << place) for place in range(12)] * 4)
 @settings(max_examples=60)
 def test_any_measurements_leave_prices_that_are_finite_and_never_fall(timings):
     costs = Costs(DEPTH, Experts(64, 4))
-    for rows, tokens, context, verify, wait, failing in timings:
+    for rows, tokens, context, verify, wait, failing, prompt in timings:
         demand = Demand(max(rows, 0), min(DEPTH, max(tokens, 0)), failing * rows)
-        costs.learn(Timing(rows, tokens, context, verify, wait), demand)
+        timing = Timing(rows, tokens, context, verify, wait, alone=prompt is None, prompt=prompt or 0)
+        costs.learn(timing, demand)
+        if sound(timing) and (decoded := costs.decoded(timing)):
+            assert 0.0 <= decoded.seconds <= timing.verify + timing.wait
+            assert decoded.plain is None or decoded.plain > 0.0
     for rows in (1, 7, 64):
         tariff = costs.tariff(rows, 50 * rows)
         waits = [0.0, tariff.waits.calm, *(tariff.waits.of(Demand(rows, depth, 0.5 * rows)) for depth in range(1, 9))]

@@ -50,6 +50,13 @@ def test_a_single_doubt_of_a_single_request_is_forgiven_and_lasting_doubts_are_n
     assert stopped(doubtful, 6, rows=1).mode == "plain"
 
 
+def test_that_most_rows_have_no_room_for_drafts_is_no_reason_to_give_them_up():
+    doubts = [speculating().next(view(5, rows=1, ratio=0.9, share=share)).doubt for share in (0.1, 1.0)]
+    assert doubts[0] == pytest.approx(0.1 * doubts[1])
+    assert speculating().next(view(5, rows=16, ratio=0.68, share=0.06)).mode == "speculate"
+    assert speculating().next(view(5, rows=16, ratio=0.68)).mode == "plain"
+
+
 @pytest.mark.parametrize(
     ("seen", "reason"),
     [

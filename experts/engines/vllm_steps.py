@@ -65,8 +65,8 @@ def wanted(row: Row, *, depth: int, context: int) -> int:
 
 class Steps:
     """Between two steps of the engine: ``begin`` takes in the one that ended and gives the depths for the next,
-    ``end`` is called when its drafts are there, ``runs`` when it begins. Before that ``rests`` says if there will be
-    nothing to begin at its end; then ``rested`` is called there. Nothing raises: what fails is counted in ``failures``,
+    ``end`` is called when its drafts are there, ``runs`` when it begins. Then ``rests`` says if there will be nothing
+    to begin at its end; if so, ``rested`` is called there. Nothing raises: what fails is counted in ``failures``,
     logged once for each kind, and means no drafts.
 
     ``rooms`` are how many drafts each row of the last ``begin`` could use, ``calls`` follows those that may call tools.

@@ -203,7 +203,7 @@ class AdaptiveDepth:
     def _settle(self) -> None:
         """Book what the last choice has cost and brought."""
         asked, self._asked = self._asked, None
-        if not asked:
+        if asked is None:
             return
         if any(asked.depths) and (asked.judged or asked.spent is not None):
             self._costs.supply(asked.depths, asked.came)

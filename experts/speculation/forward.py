@@ -27,7 +27,7 @@ AGE = 400.0
 """Measured steps until a shape that did not occur again weighs a third."""
 RATE = 1 / 128
 """Weight of the newest step in the share of those that only decode."""
-FEW, ENOUGH, MANY = 0.01, 0.02, 0.05
+FEW, ENOUGH, PLENTY = 0.01, 0.02, 0.05
 """The share below which they are too few to follow what steps take, above which they suffice again, and from which on
 more of them say nothing more: that they become few shall show soon."""
 COARSE = 2
@@ -99,17 +99,19 @@ class Forward:
         drafts = timing.tokens - timing.rows
         if not (drafts or timing.settled):
             return False
-        self._share = min(self._share + RATE * (timing.alone - self._share), MANY)
+        self._share = min(self._share + RATE * (timing.alone - self._share), PLENTY)
         self._few = self._share < (ENOUGH if self._few else FEW)
+        if not (timing.alone or self.scarce):
+            return False
         rows, sort, features = bucket(timing.rows), bucket(1 + drafts), self._features(timing)
         if timing.alone:
             self._known = True
             self._alone.learn((rows, sort), features, timing.verify)
-        elif self.scarce:
+        else:
             key = (rows // COARSE, -(-sort // COARSE), _span(timing.prompt))
             self._beside.learn(key, (*features, float(timing.prompt), float(timing.prompt > 0)), timing.verify)
             self._plain, self._drafted = self._plain + (drafts == 0), self._drafted + (drafts > 0)
-        return timing.alone or self.scarce
+        return True
 
     def decoded(self, timing: Timing) -> Decoded | None:
         """What of a step was spent decoding; None if that cannot be told, or is not to be compared with what is

@@ -2,8 +2,8 @@
 
 One core for the verifier, one for the draft server, as in the cluster; engines are loaded once for each comparison and
 measured in turn, those of a trace side by side in slices. ``BENCH_QUICK=1`` takes a look; its figures are no results.
-``BENCH=controller`` is its trace alone, and for longer what drafts cannot foresee: made-up traffic, switches to it, and
-a verifier that was upgraded without its draft.
+``BENCH=controller`` is its trace alone, the same with short answers, and for longer what drafts cannot foresee: made-up
+traffic, switches to it, and a verifier that was upgraded without its draft.
 """
 
 import os

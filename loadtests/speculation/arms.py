@@ -1,7 +1,8 @@
 """The engines that are compared: what each is, and the pool configuration that makes it."""
 
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,15 @@ class Arm:
     def pool(self, pair: Pair) -> dict[str, Any]:
         engine = {"kind": "vllm", "runner": "in_process", "cores": self.cores, "options": OPTIONS | self.options}
         return {"model": pair.verifier, "engine": engine, "speculation": self.speculation}
+
+
+def twins(arms: Mapping[str, Arm], count: int) -> dict[str, tuple[Arm, ...]]:
+    """Each of them in so many processes, the first under its own name."""
+    others = range(2, count + 1)
+    return {
+        key: (arm, *(replace(arm, name=f"{arm.name}, process {number}") for number in others))
+        for key, arm in arms.items()
+    }
 
 
 PLAIN = Arm("plain")

@@ -17,7 +17,7 @@ from rich.table import Table
 from loadtests.drift import SEEDS, drift
 from loadtests.prompts import ANSWERABLE, RECORDS, encoded
 from loadtests.report import RESULTS, Bar, Outcome, bounded
-from loadtests.speculation.arms import DEPTHS, DRAFT_CORE, PLAIN, VERIFIER_CORE, Arm, co_resident, fixed, split
+from loadtests.speculation.arms import DEPTHS, DRAFT_CORE, PLAIN, VERIFIER_CORE, Arm, co_resident, fixed, split, twins
 from loadtests.speculation.bars import (
     budget_table,
     ceiling_table,
@@ -60,8 +60,6 @@ BESIDE_PLAIN = {ADAPTIVE: OURS, "K=0": PLAIN}
 ALL_DEPTHS = BESIDE_PLAIN | {f"K={depth}": fixed(depth) for depth in DEPTHS}
 """The controller, and all it could have done."""
 BRIEF = Tempo(2.0, 0.3)
-SWITCHES = 2
-"""Laps of switching traffic for each lap of the trace."""
 SYNTHETIC = "real steps, synthetic acceptance"
 NOTES = """\
 plain: vLLM's LLMEngine without speculation, through the adapter that a replica uses (layout off).
@@ -70,8 +68,9 @@ best of 2, 4, 6 and 8, each tried once. The fixed K of split arms is found in th
 Load: a closed loop over held-out prompts of all domains but records, greedy, with their real ends; every arm has the
 same prompts, read once before. A window is whole rounds of the same prompts, prefills included ("decode only": without
 the steps that read a prompt). Engines that wait stand still, but for those linked to the draft server.
-Traces: all engines run the same phases side by side, in turns of 60 ms that end before a prompt is read. All that draft
-share one draft server; it reads once what their histories have in common, the controller's and the fixed depths'.
+Traces: all engines run the same phases side by side, in turns of 60 ms that end before a prompt is read, each in
+several processes, of which the mean counts. All that draft share one draft server; it reads once what their histories
+have in common, the controller's and the fixed depths'.
 71M: random weights, so a coin of the given bias accepts each draft (vLLM's rejection_sample_method 'synthetic'; its
 kernel for CPUs lacks that mode and the benchmark supplies it). The token after the accepted drafts is the verifier's
 own, which a random draft model cannot foresee: no lead is ever right. So 'split sync' is the figure to read, and 'split
@@ -81,8 +80,9 @@ ahead' shows what drafting ahead in vain costs.
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of everything: ``phase`` seconds and ``laps`` of the trace, ``seeds`` of the virtual one. ``narrow``:
-    only the arms without which nothing can be said."""
+    """How much of everything: ``phase`` seconds and ``laps`` of the trace, ``seeds`` of the virtual one. An arm of a
+    trace runs in ``beside`` processes where it is one of two, in ``among`` where it is one of many. ``narrow``: only
+    the arms without which nothing can be said."""
 
     family: Effort
     random: Effort
@@ -91,6 +91,8 @@ class Plan:
     laps: int
     records: int
     windows: int
+    beside: int = 1
+    among: int = 1
     seeds: tuple[int, ...] = SEEDS
     narrow: bool = False
 
@@ -101,9 +103,11 @@ FULL = Plan(
     random=Effort((1, 2, 4, 8, 16), rounds=2, seconds=1.2, settle=0.2, pool=32, mix=2, dissected=(1, 4, 16)),
     acceptances=ACCEPTANCES,
     phase=3.0,
-    laps=4,
+    laps=3,
     records=40,
-    windows=16,
+    windows=6,
+    beside=3,
+    among=2,
 )
 QUICK = Plan(
     family=Effort((1, 4), rounds=1, seconds=0.8, settle=0.2, pool=4 * MIX, mix=MIX, dissected=(1, 4)),
@@ -168,12 +172,13 @@ class Bench:
         """Traffic that drafts cannot foresee, for a longer time and right after some that they can."""
         prompts = self._prompts()
         with Rig(embedded(), Questions(prompts, MAX_TOKENS)) as rig:
-            self._warm(rig, BESIDE_PLAIN, len(prompts))
+            arms = self._warm(rig, BESIDE_PLAIN, self._plan.beside, len(prompts))
             course = phases([prompt.domain for prompt in prompts])
-            self._against_plain("traffic that drafts cannot foresee", rig, steady(course))
-            tempo = Tempo(self._plan.phase)
-            trace = Trace(rig, BESIDE_PLAIN, tempo=tempo)
-            self._traced("traffic that switches", trace, switches(course), SWITCHES * self._plan.laps)
+            self._traced(
+                "traffic that drafts cannot foresee", Trace(rig, arms, tempo=BRIEF), steady(course), self._plan.windows
+            )
+            trace = Trace(rig, arms, tempo=Tempo(self._plan.phase))
+            self._traced("traffic that switches", trace, switches(course), self._plan.laps)
             self._note(rig)
 
     def changing(self) -> None:
@@ -189,15 +194,19 @@ class Bench:
         ids = renumbering()
         prompts = tuple(Prompt(each.domain, tuple(ids[token] for token in each.tokens)) for each in self._prompts())
         with upgraded_pair() as pair, Rig(pair, Questions(prompts, MAX_TOKENS)) as rig:
-            self._warm(rig, BESIDE_PLAIN, len(prompts))
-            self._against_plain(pair.name, rig, upgraded(phases([prompt.domain for prompt in prompts])))
+            arms = self._warm(rig, BESIDE_PLAIN, self._plan.beside, len(prompts))
+            course = upgraded(phases([prompt.domain for prompt in prompts]))
+            self._traced(pair.name, Trace(rig, arms, tempo=BRIEF), course, self._plan.windows)
             self._note(rig)
 
-    def _warm(self, rig: Rig, arms: Mapping[str, Arm], prompts: int) -> None:
-        """Load them; they begin with all prompts read."""
-        self._say(f"loading {len(arms)} engines")
-        rig.load(arms.values())
-        Comparison(rig, list(arms.values()), self._plan.family).warm(prompts)
+    def _warm(self, rig: Rig, arms: Mapping[str, Arm], processes: int, prompts: int) -> dict[str, tuple[Arm, ...]]:
+        """Load each in so many processes; they begin with all prompts read."""
+        found = twins(arms, processes)
+        engines = [engine for same in found.values() for engine in same]
+        self._say(f"loading {len(engines)} engines")
+        rig.load(engines)
+        Comparison(rig, engines, self._plan.family).warm(prompts)
+        return found
 
     def _against_all(self, title: str, most: int, course: Callable[[Sequence[str]], list[Phase]]) -> None:
         """The controller side by side with every fixed depth, answers of so many tokens at ``most``."""
@@ -205,14 +214,10 @@ class Bench:
         narrow = {name: arm for name, arm in ALL_DEPTHS.items() if arm in (OURS, PLAIN, fixed(max(DEPTHS)))}
         rivals = narrow if self._plan.narrow else ALL_DEPTHS
         with Rig(embedded(), Questions(prompts, most)) as rig:
-            self._warm(rig, rivals, len(prompts))
-            trace = Trace(rig, rivals, tempo=Tempo(self._plan.phase))
+            arms = self._warm(rig, rivals, self._plan.among, len(prompts))
+            trace = Trace(rig, arms, tempo=Tempo(self._plan.phase))
             self._traced(title, trace, course([prompt.domain for prompt in prompts]), self._plan.laps)
             self._note(rig)
-
-    def _against_plain(self, title: str, rig: Rig, course: Sequence[Phase]) -> None:
-        """The controller side by side with plain vLLM alone, as long as nothing changes."""
-        self._traced(title, Trace(rig, BESIDE_PLAIN, tempo=BRIEF), course, self._plan.windows)
 
     def _traced(self, title: str, trace: Trace, course: Sequence[Phase], rounds: int) -> None:
         self._say(title)

@@ -14,7 +14,8 @@ from loadtests.speculation.messages import Listening
 from loadtests.speculation.verifier import Talk
 
 HOST = "127.0.0.1"
-SESSIONS = 128
+SESSIONS = 256
+"""Enough for all that a trace has in flight."""
 
 
 async def serve(model: str, core: int, talk: Talk, settings: dict[str, object]) -> None:

@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 
-from loadtests.speculation.arms import PLAIN, Arm
+from loadtests.speculation.arms import PLAIN, Arm, twins
 from loadtests.speculation.children import Child
 from loadtests.speculation.messages import Run
 from loadtests.speculation.pair import embedded
@@ -15,7 +15,7 @@ from loadtests.speculation.trace import ADAPTIVE, Phase, Tempo, Trace
 TURNS = """
     import sys
     from loadtests.speculation.children import die_with_parent
-    from loadtests.speculation.loop import Window
+    from loadtests.speculation.loop import Tally, Window
     from loadtests.speculation.messages import Quit, Run
     from loadtests.speculation.verifier import Talk, done, measured
 
@@ -29,10 +29,12 @@ TURNS = """
                 file.write(name + "\\n")
             if turn < turns - 1:
                 talk.yield_turn()
-        talk.say(measured(Window(seconds=1.0, finished=turns), 0.0, {}, None))
+        window = Window(seconds=1.0, decode=Tally(tokens=turns), finished=turns)
+        talk.say(measured(window, 0.0, {}, None))
 """
 LONG, SHORT = Arm("long"), Arm("short")
-TAKES = {"long": 4, "short": 2, PLAIN.name: 1}
+TWINS = twins({ADAPTIVE: LONG, "K=0": SHORT}, 2)
+TAKES = {"long": 4, "short": 2, "long, process 2": 2, "short, process 2": 1, PLAIN.name: 1}
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def test_they_take_turns_until_each_has_had_its_window(rig, log):
 
 
 def test_a_trace_has_every_arm_side_by_side_in_every_phase(rig, log):
-    trace = Trace(rig, {ADAPTIVE: LONG, "K=0": SHORT}, tempo=Tempo(1.0))
+    trace = Trace(rig, {ADAPTIVE: (LONG,), "K=0": (SHORT,)}, tempo=Tempo(1.0))
     course = [Phase("first", 1, (0,)), Phase("second", 2, (1,))]
     trace.calibrate(course)
     log.write_text("")
@@ -72,3 +74,14 @@ def test_a_trace_has_every_arm_side_by_side_in_every_phase(rig, log):
     }
     ahead, behind = ["long", "short", "long", "short", "long", "long"], ["short", "long", "short", "long"]
     assert log.read_text().split()[:10] == ahead + behind, "who begins changes"
+
+
+def test_an_arm_is_as_fast_as_the_mean_of_its_processes_and_these_alternate_with_those_of_others(rig, log):
+    rig.load((TWINS[ADAPTIVE][1], TWINS["K=0"][1]))
+    trace = Trace(rig, TWINS, tempo=Tempo(1.0))
+    course = [Phase("first", 1, (0,))]
+    trace.calibrate(course)
+    log.write_text("")
+    paces = list(trace.measure(course, rounds=1))
+    assert [(pace.arm, pace.speed) for pace in paces] == [(ADAPTIVE, 3.0), ("K=0", 1.5)]
+    assert log.read_text().splitlines()[:4] == ["long", "short", "long, process 2", "short, process 2"]

@@ -138,7 +138,7 @@ class Detail(msgspec.Struct, frozen=True):
 
 
 class Bench:
-    """One run. What is found is shown at once: a run of twenty minutes should not be silent."""
+    """One run. What is found is shown at once: a run of most of an hour should not be silent."""
 
     def __init__(self, plan: Plan, console: Console) -> None:
         self._plan, self._console = plan, console
@@ -174,9 +174,7 @@ class Bench:
         with Rig(embedded(), Questions(prompts, MAX_TOKENS)) as rig:
             arms = self._warm(rig, BESIDE_PLAIN, self._plan.beside, len(prompts))
             course = phases([prompt.domain for prompt in prompts])
-            self._traced(
-                "traffic that drafts cannot foresee", Trace(rig, arms, tempo=BRIEF), steady(course), self._plan.windows
-            )
+            self._unchanging("traffic that drafts cannot foresee", Trace(rig, arms, tempo=BRIEF), steady(course))
             trace = Trace(rig, arms, tempo=Tempo(self._plan.phase))
             self._traced("traffic that switches", trace, switches(course), self._plan.laps)
             self._note(rig)
@@ -196,7 +194,7 @@ class Bench:
         with upgraded_pair() as pair, Rig(pair, Questions(prompts, MAX_TOKENS)) as rig:
             arms = self._warm(rig, BESIDE_PLAIN, self._plan.beside, len(prompts))
             course = upgraded(phases([prompt.domain for prompt in prompts]))
-            self._traced(pair.name, Trace(rig, arms, tempo=BRIEF), course, self._plan.windows)
+            self._unchanging(pair.name, Trace(rig, arms, tempo=BRIEF), course)
             self._note(rig)
 
     def _warm(self, rig: Rig, arms: Mapping[str, Arm], processes: int, prompts: int) -> dict[str, tuple[Arm, ...]]:
@@ -218,6 +216,10 @@ class Bench:
             trace = Trace(rig, arms, tempo=Tempo(self._plan.phase))
             self._traced(title, trace, course([prompt.domain for prompt in prompts]), self._plan.laps)
             self._note(rig)
+
+    def _unchanging(self, title: str, trace: Trace, course: Sequence[Phase]) -> None:
+        """Phases each by itself: nothing changes while they are measured."""
+        self._traced(title, trace, course, self._plan.windows)
 
     def _traced(self, title: str, trace: Trace, course: Sequence[Phase], rounds: int) -> None:
         self._say(title)

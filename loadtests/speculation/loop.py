@@ -50,8 +50,8 @@ class Work:
 @dataclass(frozen=True, slots=True)
 class Slices:
     """For engines that are measured side by side: after about ``seconds``, ``pause`` lets others run, and returns when
-    it is this one's turn again. It is called before steps that read a prompt: of
-    those, engines learn nothing, or only the time from when they run."""
+    it is this one's turn again. It is called before steps that read a prompt: of those, engines learn nothing, or only
+    the time from when they run."""
 
     seconds: float
     pause: Callable[[], None]

@@ -115,7 +115,9 @@ class Trace:
         """All phases with all arms, whose turns come in the opposite order in every other phase."""
         for place in range(rounds * len(course)):
             phase, turn = course[place % len(course)], place + place // len(course)
-            order = [arm for arms in zip(*self._arms.values(), strict=True) for arm in arms][:: -1 if turn % 2 else 1]
+            order = [arm for arms in zip(*self._arms.values(), strict=True) for arm in arms]
+            if turn % 2:
+                order.reverse()
             windows = self._rig.run_in_slices(order, self._run(phase))
             found = {arm.name: measured for arm, measured in zip(order, windows, strict=True)}
             for name, arms in self._arms.items():

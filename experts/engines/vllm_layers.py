@@ -57,6 +57,7 @@ class SpeculatingRunner:
     input_batch: Any
     requests: dict[str, Any]
     vllm_config: Any
+    model_config: Any
     device: Any
     rejection_sampler: Any
     steps: Steps
@@ -67,6 +68,9 @@ class SpeculatingRunner:
         self.steps = self._steps()
         self.steps.calls = calls_of(self.vllm_config) if leads else None
         vllm_seeds.lay_over(self.rejection_sampler)
+        if not self.model_config.is_hybrid:
+            # Only recurrent layers read how many drafts were accepted; else it would be copied at every step.
+            self.num_accepted_tokens_event = None
         self.input_batch.logitsprocs = LogitsProcessors(
             kind(self.vllm_config, self.device, PIN_MEMORY) for kind in BUILTIN_LOGITS_PROCESSORS
         )
@@ -80,9 +84,9 @@ class SpeculatingRunner:
 
     def _update_states(self, scheduler_output: Any) -> Any:
         self.steps.runs()
-        gone = {*scheduler_output.finished_req_ids, *(scheduler_output.preempted_req_ids or ())}
-        if gone and self._leads:
-            self._closed(sorted(gone))
+        ended, preempted = scheduler_output.finished_req_ids, scheduler_output.preempted_req_ids
+        if (ended or preempted) and self._leads:
+            self._closed(sorted({*ended, *(preempted or ())}))
         after = super()._update_states(scheduler_output)  # type: ignore[misc]  # vLLM's runner is the other base
         if self._leads:
             for new in scheduler_output.scheduled_new_reqs:
@@ -145,7 +149,6 @@ class DraftingRunner(SpeculatingRunner):
     """For drafts from a draft pool, whose proposer is told who is who and chooses the depths itself."""
 
     drafter: Proposer
-    model_config: Any
     speculative_config: Any
     _draft_token_ids: Any
 

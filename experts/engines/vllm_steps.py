@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -331,17 +332,24 @@ class _Tally:
             self._depth += SMOOTHING * (sum(choice.depths) / len(choice.depths) - self._depth)
 
     def state(self) -> SpeculationState:
-        found = list(self._verdicts.items())
-        positions = range(self._reach)
+        drafted, accepted = [0] * (self._reach + 1), [0] * (self._reach + 1)
+        for (asked, right), count in self._verdicts.items():
+            drafted[min(asked, self._reach)] += count
+            accepted[min(asked, right, self._reach)] += count
         return SpeculationState(
             steps=self.steps,
             speculated=self._speculated,
             compared=self._compared,
-            drafted=tuple(sum(n for (drafted, _), n in found if place < drafted) for place in positions),
-            accepted=tuple(sum(n for ends, n in found if place < min(ends)) for place in positions),
+            drafted=_reaching(drafted),
+            accepted=_reaching(accepted),
             verify=self._verify,
             plain=self._plain,
             mode=self.mode,
             depth=self._depth,
             changes=dict(self._changes),
         )
+
+
+def _reaching(ends: Sequence[int]) -> tuple[int, ...]:
+    """Of so many that end after 0, 1, ... positions: how many reach each position."""
+    return tuple(accumulate(ends[:0:-1]))[::-1]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from experts.speculation.costs import Demand
 from experts.speculation.depth import Timing
 from experts.speculation.forward import Decoded
-from experts.speculation.stance import OUTLIER, Purse, Tally
+from experts.speculation.stance import OUTLIER, Purse, Reason, Tally
 
 AFTERMATH = 0.4
 """What the first plain steps after drafts cost beyond their usual time, in plain steps."""
@@ -76,6 +76,13 @@ class Books:
         probe, or luck would begin it again and again."""
         self.pay(max(0.0, self.lost) + AFTERMATH * ended)
         self.tally, self.lost = Tally(), 0.0
+
+    def forgo(self, *, warned: bool, proven: bool, reason: Reason) -> None:
+        """Speculation has ended for that ``reason``, after having paid for long, if it is ``proven``. What was saved
+        meanwhile is not to be lost on trying drafts that are no good now, where shadow drafts will tell when they are
+        again (``warned``)."""
+        if warned and proven and reason == "acceptance":
+            self.purse = self.purse.emptied()
 
     def spare(self, share: float) -> None:
         """From now on tries may cost this share of the time."""

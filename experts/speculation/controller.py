@@ -4,7 +4,6 @@ One ``choose`` reads top to bottom: settle what the last step cost, price this o
 all, try what nothing is known about.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,7 +20,6 @@ from experts.speculation.goodput import Plan, best_depths, ceiling
 from experts.speculation.lessons import Lessons
 from experts.speculation.refresh import SETTLE, Refresh
 from experts.speculation.stance import (
-    CLEAR,
     DUTY,
     GAIN,
     NOTICE,
@@ -30,7 +28,6 @@ from experts.speculation.stance import (
     SAVED,
     SELDOM,
     SPARING,
-    SURE,
     Stance,
     View,
 )
@@ -46,8 +43,6 @@ PATIENCE = 8
 """Steps after which drafting begins even if nothing was measured."""
 CREDIT = -5.0
 """The debt up to which another load, or a clear sign that speculation pays, is reason enough to try it."""
-AGAIN = 64
-"""Plain steps after which it is tried whatever the debt, if the sign is more than clear."""
 MOST = 0.5
 """Share of rows from which on those that have room show whether drafts pay for all."""
 RIPE = 2
@@ -264,8 +259,8 @@ class AdaptiveDepth:
             self._last = None
             self._books.spare(DUTY)
             if self._stance.mode == "speculate":
-                self._watch.forget(self._step, patient=stance.reason != "late")
-                self._wait = self._watch.wait(self._step)
+                self._wait = self._watch.forget(self._step, patient=stance.reason != "late")
+                self._books.forgo(warned=self._wait > 0, proven=self._stance.proven(self._step), reason=stance.reason)
         self._given_up = self._given_up.next(batch, stance, changed=changed, debt=self._books.purse.saved < 0.0)
         began = stance.mode == "probe" != self._stance.mode
         self._stance = stance
@@ -288,8 +283,7 @@ class AdaptiveDepth:
         return depths, tried
 
     def _view(self, batch: Batch, plan: Plan, *, trying: bool) -> View:
-        rows, slow = len(batch.room), self._books.tally.slow(len(batch.room))
-        begun = self._stance.mode != "plain"
+        rows, slow, begun = len(batch.room), self._books.tally.slow(len(batch.room)), self._stance.mode != "plain"
         if plan.ratio > GAIN and begun and not slow and self._stance.reason != "slow":
             return View(self._step, rows, plan.ratio, plan.ratio, plan.ratio, trying=trying)
         late, foreign = self._stance.reason == "late", self._given_up.foreign(batch)
@@ -297,7 +291,8 @@ class AdaptiveDepth:
         outlook = self._watch.outlook
         self._books.spare(SPARING if outlook and not late else DUTY)
         credit = foreign or self._books.purse.saved > CREDIT
-        lent = credit and ((self._watch.likely and not late) or self._given_up.another_load(rows))
+        clear = self._stance.clear(self._step, credit=credit, warned=outlook is not None)
+        lent = credit and ((self._watch.promises(clear) and not late) or self._given_up.another_load(rows))
         saving = self._books.purse.until(min(batch.price(), SAVED))
         self._wait = 0 if lent else max(self._watch.wait(self._step), saving)
         return View(
@@ -312,7 +307,7 @@ class AdaptiveDepth:
             hopeful=self._watch.hopeful,
             wait=self._wait,
             rare=SELDOM if outlook else RARE,
-            clear=CLEAR if credit else SURE if outlook and self._step - self._stance.since >= AGAIN else math.inf,
+            clear=clear,
         )
 
 

@@ -15,8 +15,11 @@ its success. ``refresh``: one plain step, to know its time again."""
 
 GAIN, LEAST = 1.05, 1.01
 """How much faster than plain decoding speculation is estimated to be when it begins, and when it ends."""
-CLEAR, SURE = 1.2, 1.5
-"""The same when it begins though there is no time to be lost on trying, and though far too much has been."""
+CLEAR, CLEARER, SURE = 1.2, 1.35, 1.5
+"""The same when it begins though there is no time to be lost on trying; where tries have failed since drafts last paid;
+and though far too much time has been lost."""
+AGAIN = 64
+"""Plain steps after which it begins even then."""
 DOUBT = 1.0
 """Expected loss, in plain steps, for which one request's drafts are given the benefit of the doubt; less for more."""
 PAUSE = 8
@@ -76,6 +79,18 @@ class Stance:
     doubt: float = 0.0
     soon: Mode = "plain"
 
+    def clear(self, step: int, *, credit: bool, warned: bool) -> float:
+        """How much has to be promised for a beginning where there is no time to be lost, or without ``credit``. More
+        after tries that failed: of many looks that are off by luck, the one acted upon promises too much. ``warned``:
+        shadow drafts are being compared."""
+        if credit:
+            return CLEAR if self.pause < LONGEST else CLEARER
+        return SURE if warned and step - self.since >= AGAIN else math.inf
+
+    def proven(self, step: int) -> bool:
+        """Whether there has been speculation for so long that it must have paid."""
+        return self.mode == "speculate" and step - self.since >= PROVEN
+
     def next(self, view: View) -> "Stance":
         if self.mode == "speculate":
             return self._speculating(view)
@@ -118,8 +133,7 @@ class Stance:
 
     def _rest(self, view: View, reason: Reason) -> "Stance":
         """Asking in vain costs next to nothing, so the pause grows only while drafts come and are no good."""
-        proven = self.mode == "speculate" and view.step - self.since >= PROVEN
-        pause = PAUSE if proven else self.pause
+        pause = PAUSE if self.proven(view.step) else self.pause
         after = pause if reason == "late" else min(2 * pause, LONGEST)
         return Stance("plain", reason, view.step, view.step + pause, after)
 
@@ -159,6 +173,10 @@ class Purse:
     def until(self, price: float) -> int:
         """In how many plain steps there will be enough."""
         return math.ceil(max(0.0, price - self.saved) / self.share)
+
+    def emptied(self) -> "Purse":
+        """Without what is saved; debt remains."""
+        return Purse(min(self.saved, 0.0), self.share)
 
     def pay(self, cost: float) -> "Purse":
         return Purse(max(-OWED, min(self.saved - cost, SAVED)), self.share)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experts.speculation import shadow
-from experts.speculation.stance import CLEAR, GAIN
+from experts.speculation.stance import GAIN
 from experts.speculation.trials import Slots, Trials
 
 FRESH = 160
@@ -81,11 +81,12 @@ class Watch:
         elif self.outlook:
             self.outlook = replace(self.outlook, rising=False)
 
-    def forget(self, step: int, *, patient: bool) -> None:
+    def forget(self, step: int, *, patient: bool) -> int:
         """What was seen before is answered by now, as drafts have been verified. ``patient``: they came in time, so
-        shadow drafts will, too."""
+        shadow drafts will, too. As ``wait``."""
         self.outlook, self._compared, self._news, self._usual = None, None, False, None
         self._awaited = step + FIRST if patient and self.wanted else 0
+        return self.wait(step)
 
     def wait(self, step: int) -> int:
         """For how many steps it is better to wait for shadow drafts than to try what was just found not to pay."""
@@ -96,10 +97,9 @@ class Watch:
         """Whether a probe may succeed, as far as is known."""
         return self.outlook is None or self.outlook.timely > GAIN
 
-    @property
-    def likely(self) -> bool:
-        """Whether speculation is known to pay clearly, if only drafts come."""
-        return self.outlook is not None and self.outlook.timely > CLEAR
+    def promises(self, ratio: float) -> bool:
+        """Whether speculation is known to be that much faster than plain decoding, if only drafts come."""
+        return self.outlook is not None and self.outlook.timely > ratio
 
     def rest(self, price: float) -> int:
         """Plain steps until the next look, which costs ``price`` plain steps. The next but one of shadow drafts that

@@ -1,8 +1,25 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experts.speculation.stance import CLEAR, DUTY, LONGEST, NOTICE, PAUSE, RARE, SAVED, Purse, Stance, Tally, View
+from experts.speculation.stance import (
+    AGAIN,
+    CLEAR,
+    CLEARER,
+    DUTY,
+    LONGEST,
+    NOTICE,
+    PAUSE,
+    RARE,
+    SAVED,
+    SURE,
+    Purse,
+    Stance,
+    Tally,
+    View,
+)
 
 GOOD = {"ratio": 1.5, "right": 1.5, "free": 1.5}
 BAD = {"ratio": 0.7, "right": 1.4, "free": 1.5}
@@ -95,6 +112,14 @@ def test_without_means_for_a_try_speculation_begins_again_only_where_it_clearly_
     assert (again.mode == "speculate") == begins
 
 
+def test_in_deep_debt_speculation_begins_only_after_a_while_and_on_more_than_a_clear_sign():
+    stance = stopped(speculating(), 0)
+    at_last = stance.since + AGAIN
+    assert stance.clear(at_last, credit=False, warned=True) == SURE
+    assert stance.clear(at_last - 1, credit=False, warned=True) == math.inf
+    assert stance.clear(at_last, credit=False, warned=False) == math.inf
+
+
 def test_drafters_have_notice_of_what_begins_and_it_does_not_if_things_look_different_then():
     stance = stopped(speculating(), 0)
     soon = stance.next(view(stance.since + 1, **CREDIT))
@@ -140,15 +165,19 @@ def test_a_probe_that_succeeds_becomes_speculation():
 
 
 def test_pauses_double_while_probes_fail_and_are_short_again_after_proven_speculation():
-    stance, pauses = stopped(speculating(since=0), 1), []
+    stance, pauses, promised = stopped(speculating(since=0), 1), [], []
+    assert stance.clear(0, credit=True, warned=True) == CLEAR
     for _ in range(5):
         pauses.append(stance.due - stance.since)
         probe = announced(stance, view(stance.due, **BAD, **MEANS))
         stance = probe.next(view(stance.due + 1, **BAD))
+        promised.append(stance.clear(0, credit=True, warned=True))
     assert pauses == [PAUSE, 2 * PAUSE, 4 * PAUSE, LONGEST, LONGEST]
+    assert promised == [CLEARER] * 5, "what failed has to promise more"
     again = announced(stance, view(2000, **CREDIT))
+    assert not again.proven(2000)
     stance = stopped(again, 2500)
-    assert stance.due - stance.since == PAUSE
+    assert (stance.due - stance.since, stance.clear(0, credit=True, warned=True)) == (PAUSE, CLEAR)
 
 
 def test_lasting_losses_trip_the_tally_and_one_long_step_does_not():

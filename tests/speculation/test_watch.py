@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experts.speculation import shadow
+from experts.speculation.stance import CLEAR, CLEARER
 from experts.speculation.trials import SHADOWED, Trials
 from experts.speculation.watch import FIRST, FRESH, LONG_REST, LONGEST_REST, LOOKS, REST, Outlook, Watch
 
@@ -19,14 +20,15 @@ def test_a_few_lucky_drafts_move_the_outlook_by_half_and_ask_for_a_closer_look()
 def test_what_shadow_drafts_showed_is_known_for_a_while():
     watch = Watch(Trials(4), wanted=True)
     watch.look(Outlook(2.0, 2.0), 5)
-    assert (watch.outlook, watch.likely, watch.rest(0.0)) == (None, False, REST)
+    assert (watch.outlook, watch.promises(CLEAR), watch.rest(0.0)) == (None, False, REST)
     watch.compared(10, 1.0)
     watch.look(Outlook(2.0, 2.0), 10)
-    assert (watch.outlook, watch.likely, watch.rest(0.0)) == (Outlook(1.5, 1.5, rising=True), True, shadow.DEPTH + 1)
+    assert (watch.outlook, watch.promises(CLEAR)) == (Outlook(1.5, 1.5, rising=True), True)
+    assert watch.rest(0.0) == shadow.DEPTH + 1
     watch.look(Outlook(2.0, 2.0), 10 + FRESH - 1)
     assert (watch.outlook, watch.rest(0.0)) == (Outlook(1.5, 1.5), LONG_REST)
     watch.look(Outlook(2.0, 2.0), 10 + FRESH)
-    assert (watch.outlook, watch.likely, watch.hopeful) == (None, False, True)
+    assert (watch.outlook, watch.promises(CLEAR), watch.hopeful) == (None, False, True)
 
 
 def test_what_rests_on_more_than_shadow_drafts_is_believed_at_once():
@@ -68,11 +70,12 @@ def test_drafts_that_were_late_are_not_waited_for_nor_those_that_nobody_wants():
 
 
 def test_there_is_hope_where_timely_drafts_would_pay_and_a_clear_sign_is_more():
-    for timely, hopeful, likely in ((1.0, False, False), (1.2, True, False), (1.6, True, True)):
+    for timely, hopeful, clear in ((1.0, False, False), (1.2, True, False), (1.6, True, True)):
         watch = Watch(Trials(4), wanted=True)
         watch.compared(1, 1.0)
         watch.look(Outlook(0.5, timely), 1)
-        assert (watch.hopeful, watch.likely) == (hopeful, likely)
+        assert (watch.hopeful, watch.promises(CLEAR)) == (hopeful, clear)
+        assert not watch.promises(CLEARER)
 
 
 def test_a_few_rows_have_shadow_drafts_as_far_as_there_is_room():

@@ -69,7 +69,7 @@ class SpeculatingRunner:
         self.steps.calls = calls_of(self.vllm_config) if leads else None
         vllm_seeds.lay_over(self.rejection_sampler)
         if not self.model_config.is_hybrid:
-            # Only recurrent layers read how many drafts were accepted; else it would be copied at every step.
+            # vLLM counts accepted drafts for hybrid models only; for others it would copy ones at every step.
             self.num_accepted_tokens_event = None
         self.input_batch.logitsprocs = LogitsProcessors(
             kind(self.vllm_config, self.device, PIN_MEMORY) for kind in BUILTIN_LOGITS_PROCESSORS

@@ -6,8 +6,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 
 class CountingScheduler(Scheduler):  # type: ignore[misc]  # vLLM is untyped here
-    """vLLM counts drafts per request but reports them only when it ends; the bill and the controller want each step
-    that verified some.
+    """vLLM counts drafts per request but reports them only when it ends; the bill and the controller want each step.
 
     The counts ride on the step's own output, so they arrive with the tokens they belong to, whichever process the
     engine runs in.
@@ -15,8 +14,6 @@ class CountingScheduler(Scheduler):  # type: ignore[misc]  # vLLM is untyped her
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         groups = super().update_from_output(scheduler_output, model_runner_output)
-        if not scheduler_output.scheduled_spec_decode_tokens:
-            return groups
         for group in groups.values():
             for output in group.outputs:
                 request = self.requests.get(output.request_id)

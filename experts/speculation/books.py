@@ -78,8 +78,8 @@ class Books:
         self.tally, self.lost = Tally(), 0.0
 
     def forgo(self, *, warned: bool, proven: bool, reason: Reason) -> None:
-        """Speculation has ended for that ``reason``, after having paid for long, if it is ``proven``. What was saved
-        meanwhile is not to be lost on trying drafts that are no good now, where shadow drafts will tell when they are
+        """Speculation has ended for that ``reason``, after long, if it was ``proven``. What was saved meanwhile is not
+        to be lost on trying drafts that are no good now, where shadow drafts are expected, which tell when they are
         again (``warned``)."""
         if warned and proven and reason == "acceptance":
             self.purse = self.purse.emptied()

@@ -291,7 +291,7 @@ class AdaptiveDepth:
         outlook = self._watch.outlook
         self._books.spare(SPARING if outlook and not late else DUTY)
         credit = foreign or self._books.purse.saved > CREDIT
-        clear = self._stance.clear(self._step, credit=credit, warned=outlook is not None)
+        clear = self._stance.clear(self._step, credit=credit, shadowed=outlook is not None)
         lent = credit and ((self._watch.promises(clear) and not late) or self._given_up.another_load(rows))
         saving = self._books.purse.until(min(batch.price(), SAVED))
         self._wait = 0 if lent else max(self._watch.wait(self._step), saving)

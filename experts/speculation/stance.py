@@ -16,10 +16,10 @@ its success. ``refresh``: one plain step, to know its time again."""
 GAIN, LEAST = 1.05, 1.01
 """How much faster than plain decoding speculation is estimated to be when it begins, and when it ends."""
 CLEAR, CLEARER, SURE = 1.2, 1.35, 1.5
-"""The same when it begins though there is no time to be lost on trying; where tries have failed since drafts last paid;
-and though far too much time has been lost."""
+"""The same when it begins though there is no time to be lost on trying; where one try after the other has failed; and
+though far too much time has been lost."""
 AGAIN = 64
-"""Plain steps after which it begins even then."""
+"""Plain steps after which it may begin though far too much time has been lost."""
 DOUBT = 1.0
 """Expected loss, in plain steps, for which one request's drafts are given the benefit of the doubt; less for more."""
 PAUSE = 8
@@ -79,16 +79,16 @@ class Stance:
     doubt: float = 0.0
     soon: Mode = "plain"
 
-    def clear(self, step: int, *, credit: bool, warned: bool) -> float:
+    def clear(self, step: int, *, credit: bool, shadowed: bool) -> float:
         """How much has to be promised for a beginning where there is no time to be lost, or without ``credit``. More
-        after tries that failed: of many looks that are off by luck, the one acted upon promises too much. ``warned``:
-        shadow drafts are being compared."""
+        once failures have made pauses as long as they get: of many looks that are off by luck, the one acted upon
+        promises too much. ``shadowed``: shadow drafts are being compared."""
         if credit:
             return CLEAR if self.pause < LONGEST else CLEARER
-        return SURE if warned and step - self.since >= AGAIN else math.inf
+        return SURE if shadowed and step - self.since >= AGAIN else math.inf
 
     def proven(self, step: int) -> bool:
-        """Whether there has been speculation for so long that it must have paid."""
+        """Whether there has been speculation for long by ``step``; it ends soon where it does not pay."""
         return self.mode == "speculate" and step - self.since >= PROVEN
 
     def next(self, view: View) -> "Stance":

@@ -83,7 +83,7 @@ class Watch:
 
     def forget(self, step: int, *, patient: bool) -> int:
         """What was seen before is answered by now, as drafts have been verified. ``patient``: they came in time, so
-        shadow drafts will, too. As ``wait``."""
+        shadow drafts will, too. For how many steps it is better to wait for these."""
         self.outlook, self._compared, self._news, self._usual = None, None, False, None
         self._awaited = step + FIRST if patient and self.wanted else 0
         return self.wait(step)

@@ -225,6 +225,14 @@ def test_everything_is_counted() -> None:
     assert 0 < state.depth < 4
 
 
+def test_deeper_drafts_than_are_counted_count_where_they_can() -> None:
+    bench = Bench(depth=2)
+    bench.step(row("a"))
+    bench.step(drafted("a", 3))
+    state = bench.steps.state()
+    assert (state.drafted, state.accepted) == ((1, 1), (1, 1))
+
+
 def test_a_refresh_is_counted_and_leaves_the_mode_as_it_is() -> None:
     bench = Bench()
     choose, refresh = bench.depths.choose, {"depths": (0,), "mode": "plain", "reason": "refresh"}

@@ -42,22 +42,22 @@ def test_speculation_that_was_begun_in_vain_is_paid_for():
     assert (books.lost, books.tally.lost) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("saved", [2.0, -1.0])
 @pytest.mark.parametrize(
-    ("ended", "kept"),
+    ("saved", "ended", "left"),
     [
-        ({}, False),
-        ({"warned": False}, True),
-        ({"proven": False}, True),
-        ({"reason": "late"}, True),
+        (2.0, {}, 0.0),
+        (2.0, {"warned": False}, 2.0),
+        (2.0, {"proven": False}, 2.0),
+        (2.0, {"reason": "late"}, 2.0),
+        (-1.0, {}, -1.0),
     ],
 )
 def test_what_drafts_earned_is_not_lost_on_trying_them_where_it_will_be_seen_when_they_are_right_again(
-    saved, ended, kept
+    saved, ended, left
 ):
     books = Books(0.95, purse=Purse(saved))
     books.forgo(**{"warned": True, "proven": True, "reason": "acceptance"} | ended)
-    assert books.purse.saved == (saved if kept else min(saved, 0.0))
+    assert books.purse.saved == left
 
 
 def test_what_was_lost_long_ago_within_the_floor_is_no_debt():

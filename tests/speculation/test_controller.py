@@ -82,6 +82,17 @@ def test_another_load_is_worth_another_try_though_the_last_one_was_dear():
     assert mean(late) < 40
 
 
+@pytest.mark.parametrize(("shadows", "means"), [(True, False), (False, True)])
+def test_when_drafts_stop_being_right_there_are_means_for_trying_them_only_where_nothing_else_tells(*, shadows, means):
+    driven = run(AdaptiveDepth(DEEPEST, experts=ENGINE.experts, shadows=shadows), seed=1)
+    driven.phase(traffic(0.9))
+    assert driven.depths._books.purse.saved > 2.0
+    steps = (driven.step(traffic(0.03)) for _ in range(LONG))
+    ended = next(step for step in steps if step.choice.mode == "plain" and step.choice.reason == "acceptance")
+    assert not any(ended.choice.depths)
+    assert (driven.depths._books.purse.saved > 1.0) is means
+
+
 @pytest.mark.parametrize(("batch", "pool"), [(1, PROMPT), (4, PROMPT), (4, AHEAD), (16, AHEAD)])
 def test_when_acceptance_returns_so_do_drafts_within_two_hundred_steps(batch, pool):
     for seed in range(1, 5):

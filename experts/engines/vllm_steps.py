@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from experts.api import SpeculationState
 from experts.engines.vllm_options import SECTION
 from experts.speculation.controller import AdaptiveDepth
-from experts.speculation.depth import Choice, Depths, FixedDepth, RowView, Timing, Verdict
+from experts.speculation.depth import Choice, Depths, FixedDepth, RowView, Timing, Verdict, reaching
 from experts.speculation.forward import Experts
 from experts.speculation.messages import MAX_DEPTH
 from experts.speculation.rest import Rest
@@ -340,16 +339,11 @@ class _Tally:
             steps=self.steps,
             speculated=self._speculated,
             compared=self._compared,
-            drafted=_reaching(drafted),
-            accepted=_reaching(accepted),
+            drafted=reaching(drafted),
+            accepted=reaching(accepted),
             verify=self._verify,
             plain=self._plain,
             mode=self.mode,
             depth=self._depth,
             changes=dict(self._changes),
         )
-
-
-def _reaching(ends: Sequence[int]) -> tuple[int, ...]:
-    """Of so many that end after 0, 1, ... positions: how many reach each position."""
-    return tuple(accumulate(ends[:0:-1]))[::-1]

@@ -291,8 +291,8 @@ class AdaptiveDepth:
         outlook = self._watch.outlook
         self._books.spare(SPARING if outlook and not late else DUTY)
         credit = foreign or self._books.purse.saved > CREDIT
-        clear = self._stance.clear(self._step, credit=credit, shadowed=outlook is not None)
-        lent = credit and ((self._watch.promises(clear) and not late) or self._given_up.another_load(rows))
+        enough = self._stance.enough(self._step, credit=credit, shadowed=outlook is not None)
+        lent = credit and ((self._watch.promises(enough) and not late) or self._given_up.another_load(rows))
         saving = self._books.purse.until(min(batch.price(), SAVED))
         self._wait = 0 if lent else max(self._watch.wait(self._step), saving)
         return View(
@@ -307,7 +307,7 @@ class AdaptiveDepth:
             hopeful=self._watch.hopeful,
             wait=self._wait,
             rare=SELDOM if outlook else RARE,
-            clear=clear,
+            clear=enough,
         )
 
 

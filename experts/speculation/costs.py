@@ -3,12 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TypeVar
 
 import numpy as np
 
-from experts.speculation.depth import Timing
+from experts.speculation.depth import Timing, reaching
 from experts.speculation.forward import Decoded, Experts, Forward, bucket
 from experts.speculation.surface import Cell, Floats, Surface
 
@@ -159,12 +158,12 @@ class Costs:
         """Measured steps since so many rows were last run without drafts; None if they hardly ever were."""
         return self._forward.age(rows)
 
-    def _reached(self, depths: Sequence[int]) -> list[int]:
+    def _reached(self, depths: Sequence[int]) -> tuple[int, ...]:
         """How many of these [rows] reach each position [depth]."""
         ends = [0] * (self._depth + 1)
         for depth in depths:
             ends[min(depth, self._depth)] += 1
-        return [len(depths) - ended for ended in accumulate(ends[:-1])]
+        return reaching(ends)
 
 
 def sound(timing: Timing) -> bool:

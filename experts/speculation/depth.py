@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 
@@ -25,6 +26,11 @@ class Verdict:
     session: str
     drafted: int
     accepted: int
+
+
+def reaching(ends: Sequence[int]) -> tuple[int, ...]:
+    """Of so many that end after 0, 1, ... positions: how many reach each position."""
+    return tuple(accumulate(ends[:0:-1]))[::-1]
 
 
 @dataclass(frozen=True, slots=True)

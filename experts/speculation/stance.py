@@ -79,7 +79,7 @@ class Stance:
     doubt: float = 0.0
     soon: Mode = "plain"
 
-    def clear(self, step: int, *, credit: bool, shadowed: bool) -> float:
+    def enough(self, step: int, *, credit: bool, shadowed: bool) -> float:
         """How much has to be promised for a beginning where there is no time to be lost, or without ``credit``. More
         once failures have made pauses as long as they get: of many looks that are off by luck, the one acted upon
         promises too much. ``shadowed``: shadow drafts are being compared."""

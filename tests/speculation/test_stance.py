@@ -115,9 +115,9 @@ def test_without_means_for_a_try_speculation_begins_again_only_where_it_clearly_
 def test_in_deep_debt_speculation_begins_only_after_a_while_and_on_more_than_a_clear_sign():
     stance = stopped(speculating(), 0)
     at_last = stance.since + AGAIN
-    assert stance.clear(at_last, credit=False, shadowed=True) == SURE
-    assert stance.clear(at_last - 1, credit=False, shadowed=True) == math.inf
-    assert stance.clear(at_last, credit=False, shadowed=False) == math.inf
+    assert stance.enough(at_last, credit=False, shadowed=True) == SURE
+    assert stance.enough(at_last - 1, credit=False, shadowed=True) == math.inf
+    assert stance.enough(at_last, credit=False, shadowed=False) == math.inf
 
 
 def test_drafters_have_notice_of_what_begins_and_it_does_not_if_things_look_different_then():
@@ -166,18 +166,18 @@ def test_a_probe_that_succeeds_becomes_speculation():
 
 def test_pauses_double_while_probes_fail_and_are_short_again_after_proven_speculation():
     stance, pauses, promised = stopped(speculating(since=0), 1), [], []
-    assert stance.clear(0, credit=True, shadowed=True) == CLEAR
+    assert stance.enough(0, credit=True, shadowed=True) == CLEAR
     for _ in range(5):
         pauses.append(stance.due - stance.since)
         probe = announced(stance, view(stance.due, **BAD, **MEANS))
         stance = probe.next(view(stance.due + 1, **BAD))
-        promised.append(stance.clear(0, credit=True, shadowed=True))
+        promised.append(stance.enough(0, credit=True, shadowed=True))
     assert pauses == [PAUSE, 2 * PAUSE, 4 * PAUSE, LONGEST, LONGEST]
     assert promised == [CLEARER] * 5, "what failed has to promise more"
     again = announced(stance, view(2000, **CREDIT))
     assert not again.proven(2000)
     stance = stopped(again, 2500)
-    assert (stance.due - stance.since, stance.clear(0, credit=True, shadowed=True)) == (PAUSE, CLEAR)
+    assert (stance.due - stance.since, stance.enough(0, credit=True, shadowed=True)) == (PAUSE, CLEAR)
 
 
 def test_lasting_losses_trip_the_tally_and_one_long_step_does_not():

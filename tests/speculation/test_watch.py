@@ -70,12 +70,16 @@ def test_drafts_that_were_late_are_not_waited_for_nor_those_that_nobody_wants():
 
 
 def test_there_is_hope_where_timely_drafts_would_pay_and_a_clear_sign_is_more():
-    for timely, hopeful, clear in ((1.0, False, False), (1.2, True, False), (1.6, True, True), (1.8, True, True)):
+    for timely, hopeful, clear, clearer in (
+        (1.0, False, False, False),
+        (1.2, True, False, False),
+        (1.6, True, True, False),
+        (1.8, True, True, True),
+    ):
         watch = Watch(Trials(4), wanted=True)
         watch.compared(1, 1.0)
         watch.look(Outlook(0.5, timely), 1)
-        assert (watch.hopeful, watch.promises(CLEAR)) == (hopeful, clear)
-        assert watch.promises(CLEARER) is (timely > 2.0 * CLEARER - 1.0)
+        assert (watch.hopeful, watch.promises(CLEAR), watch.promises(CLEARER)) == (hopeful, clear, clearer)
 
 
 def test_a_few_rows_have_shadow_drafts_as_far_as_there_is_room():

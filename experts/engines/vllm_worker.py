@@ -9,7 +9,7 @@ from vllm.platforms import current_platform
 
 from cluster.errors import ConfigError
 from experts.api import DraftPeer
-from experts.engines import vllm_sampling
+from experts.engines import vllm_sampling, vllm_sizes
 from experts.engines.vllm_layers import DraftingRunner, SeededRunner
 from experts.engines.vllm_native import NativeRunner
 from experts.engines.vllm_proposer import Proposer
@@ -45,6 +45,30 @@ class Worker(_worker_base()):  # type: ignore[misc]  # vLLM is untyped here
         if speculates:
             self._correct()
             runner.prepare(leads=self.is_driver_worker)
+
+    def compile_or_warm_up_model(self) -> Any:
+        found = super().compile_or_warm_up_model()
+        # What is compiled as a whole has its sizes compiled in, or none.
+        eager = self.vllm_config.model_config.enforce_eager
+        if eager and current_platform.is_cpu() and self.vllm_config.speculative_config is not None:
+            self._settle()
+        return found
+
+    def _settle(self) -> None:
+        """See ``vllm_sizes``. An engine runs without, too."""
+        config = self.vllm_config.scheduler_config
+        largest, depth = config.max_num_batched_tokens, self.vllm_config.speculative_config.num_speculative_tokens
+        draft_model = getattr(getattr(self.model_runner, "drafter", None), "model", None)
+        try:
+            done = vllm_sizes.settle(
+                [model for model in (self.model_runner.model, draft_model) if model is not None],
+                self.vllm_config.model_config.dtype,
+                largest=largest,
+                tried=min(largest, config.max_num_seqs * (1 + depth)),
+            )
+            logger.info("matrices are multiplied for few numbers of tokens, those up to %d are compiled", done)
+        except Exception as error:  # noqa: BLE001 - whatever vLLM's layers are like, it is only about time
+            logger.warning("numbers of tokens stay as they are, first steps may be slow: %s", error)
 
     def _correct(self) -> None:
         if current_platform.is_cpu():

@@ -1,0 +1,133 @@
+"""Numbers of tokens that matrices are multiplied for: few, enough, known before the first request, and no token
+changes."""
+
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.engine  # importing the module imports the runtime
+
+ROOT = Path(__file__).parents[2]
+SPECULATING = """
+import asyncio
+from engine_bench import QUESTIONS, Bench, vllm_pool
+from experts.engines.registry import build_engine
+
+async def main():
+    speculation = {"layout": "co_resident", "model": "zoo:draft", "depth": 4, "controller": "fixed"}
+    bench = Bench(build_engine("general", vllm_pool(speculation=speculation, options={"dtype": "bfloat16"})), str)
+    await bench.engine.start(bench.sink)
+    print("loaded", flush=True)
+    for count in (1, 2, 3, 5, 8):
+        requests = [bench.request(question, max_tokens=count + 20) for question in QUESTIONS[:count]]
+        streams = await bench.run(*requests)
+        print("drafted", sum(chunk.drafted for stream in streams for chunk in stream), flush=True)
+    await bench.engine.stop()
+
+asyncio.run(main())
+"""
+
+
+def layer(width, features, *, bias=None):
+    """A matrix as vLLM multiplies it on this machine."""
+    import torch
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+    found = torch.nn.Module()
+    found.weight = torch.nn.Parameter(torch.randn(features, width).bfloat16(), requires_grad=False)
+    found.bias = bias
+    found.input_size = width
+    dispatch_cpu_unquantized_gemm(found, remove_weight=False)
+    return found
+
+
+def test_sizes_are_few_and_hardly_more_than_what_is_asked() -> None:
+    from experts.engines.vllm_sizes import EXACT, STEP, sizes
+
+    for most in (1, 2, EXACT, EXACT + 1, 100, 288, 2048, 8192):
+        found = list(sizes(most))
+        assert found[0] == 1
+        assert found[-2:-1] < [most] <= found[-1:]
+        assert all(0 < after - before <= max(STEP, before / 8) for before, after in pairwise(found) if after > EXACT)
+    assert list(sizes(EXACT)) == list(range(1, EXACT + 1))
+    assert len(list(sizes(2048))) < 70
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_products_are_those_of_the_layer_as_it_was(bias: bool) -> None:
+    import torch
+
+    from experts.engines.vllm_sizes import settle
+
+    torch.manual_seed(1)
+    plain = layer(128, 96, bias=torch.randn(96).bfloat16() if bias else None)
+    multiply = plain.cpu_linear
+    assert settle([plain], torch.bfloat16, largest=300, tried=40) == 40
+    for tokens in (1, 7, 16, 17, 23, 24, 65, 129, 299, 300, 320, 321, 500):
+        inputs = torch.randn(tokens, 128).bfloat16()
+        found = plain.cpu_linear(inputs, plain.weight, plain.bias)
+        assert found.shape == (tokens, 96)
+        assert torch.equal(found, multiply(inputs, plain.weight, plain.bias))
+
+
+def test_one_matrix_of_each_shape_is_tried_until_the_time_is_up() -> None:
+    import torch
+
+    from experts.engines.vllm_sizes import LARGE, LIMIT, settle, sizes
+
+    now, seen = [0.0], []
+
+    def counting(inputs, weight, bias):
+        seen.append((inputs.shape[0], inputs.shape[1]))
+        return inputs[:, :3]
+
+    layers = torch.nn.ModuleList(torch.nn.Module() for _ in range(4))
+    for each, width in zip(layers, (8, 8, 32, 16), strict=True):
+        each.cpu_linear, each.input_size_per_partition = counting, width
+    layers.append(torch.nn.Linear(4, 4))  # is multiplied in another way
+    layers.append(large := torch.nn.Module())
+    large.input_size, large.cpu_linear = 2, lambda inputs, weight, bias: torch.zeros(len(inputs), LARGE)
+
+    shared = torch.nn.ModuleList([layers[0]])
+    assert settle([layers, shared], torch.float32, largest=100, tried=20, clock=lambda: now[0]) == 24
+    assert seen[5:] == [(size, width) for size in sizes(20) for width in (8, 32, 16)]
+
+    assert layers[0].cpu_linear.multiply is counting
+    assert not hasattr(large.cpu_linear, "multiply")
+
+    def clock():
+        now[0] += 0.3 * LIMIT
+        return now[0]
+
+    assert settle([layers], torch.float32, largest=100, tried=20, clock=clock) == 3
+
+
+def test_nothing_is_compiled_for_the_steps_of_an_engine_that_speculates() -> None:
+    """Seen by oneDNN itself, which tells what it compiles: a product of matrices only for prompts, where these make
+    more tokens than requests with drafts do."""
+    run = subprocess.run(
+        [sys.executable, "-c", SPECULATING],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=ROOT,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}",
+            "HF_HUB_OFFLINE": "1",
+            "HOME": str(Path.home()),
+            "ONEDNN_VERBOSE": "profile_create",
+        },
+        check=False,
+    )
+    loading, loaded, after = run.stdout.partition("loaded\n")
+    assert loaded, run.stderr[-2000:]
+    compiled = [line for line in after.splitlines() if "create:cache_miss" in line and ",matmul," in line]
+    if ",matmul," not in loading:
+        pytest.skip("oneDNN multiplies nothing on this machine, or says nothing of it")
+    counts = [int(line.split(",")[-2].partition("x")[0]) for line in compiled]
+    assert all(count > 8 * (1 + 4) for count in counts), compiled
+    assert all(int(line.split()[1]) > 0 for line in after.splitlines() if line.startswith("drafted"))

@@ -88,6 +88,11 @@ class Speculation(Section):
         default="filter",
         description="inside a segment bound by a grammar or a tool call: filter drafts by it, or draft nothing",
     )
+    sizes: Literal["few", "any"] = Field(
+        default="few",
+        description="on CPUs, of small matrices: multiply for few numbers of tokens, all compiled when the engine "
+        "loads, or for any, each compiled when it first comes",
+    )
     deadline_ms: Annotated[float, Field(gt=0)] = 25.0
     retry_ms: Annotated[float, Field(gt=0)] = Field(
         default=500.0,

@@ -139,6 +139,7 @@ def _section(speculation: Speculation, drafts: str) -> dict[str, Any]:
         "controller": speculation.controller,
         "floor": speculation.floor,
         "strict": speculation.strict,
+        "sizes": speculation.sizes,
     }
     if not speculation.remote:
         return chosen

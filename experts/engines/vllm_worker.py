@@ -12,6 +12,7 @@ from experts.api import DraftPeer
 from experts.engines import vllm_sampling, vllm_sizes
 from experts.engines.vllm_layers import DraftingRunner, SeededRunner
 from experts.engines.vllm_native import NativeRunner
+from experts.engines.vllm_options import SECTION
 from experts.engines.vllm_proposer import Proposer
 
 logger = logging.getLogger(__name__)
@@ -46,13 +47,13 @@ class Worker(_worker_base()):  # type: ignore[misc]  # vLLM is untyped here
             self._correct()
             runner.prepare(leads=self.is_driver_worker)
 
-    def compile_or_warm_up_model(self) -> Any:
-        found = super().compile_or_warm_up_model()
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        super().load_model(*args, **kwargs)
+        section = (self.vllm_config.additional_config or {}).get(SECTION, {})
         # What is compiled as a whole has its sizes compiled in, or none.
         eager = self.vllm_config.model_config.enforce_eager
-        if eager and current_platform.is_cpu() and self.vllm_config.speculative_config is not None:
+        if section.get("sizes") == "few" and eager and current_platform.is_cpu():
             self._settle()
-        return found
 
     def _settle(self) -> None:
         """See ``vllm_sizes``. An engine runs without, too."""

@@ -22,7 +22,7 @@ from experts.engines.registry import build_engine
 async def main():
     speculation = {"layout": "co_resident", "model": "zoo:draft", "depth": 4, "controller": "fixed"}
     speculation["sizes"] = sys.argv[1]
-    bench = Bench(build_engine("general", vllm_pool(speculation=speculation, options={"dtype": "bfloat16"})), str)
+    bench = Bench(build_engine("general", vllm_pool(speculation=speculation)), str)
     await bench.engine.start(bench.sink)
     print("loaded", flush=True)
     for count in (1, 2, 3, 5, 8):
@@ -131,8 +131,7 @@ def test_steps_of_a_loaded_engine_compile_nothing_unless_asked(setting: str) -> 
     _, loaded, after = run.stdout.partition("loaded\n")
     assert loaded, run.stderr[-2000:]
     compiled = [line for line in after.splitlines() if "create:cache_miss" in line and ",matmul," in line]
-    if ",matmul," not in run.stdout:
-        pytest.skip("oneDNN multiplies nothing on this machine, or says nothing of it")
+    assert ",matmul," in run.stdout, "oneDNN multiplies nothing, or says nothing of it"
     counts = [int(line.split(",")[-2].partition("x")[0]) for line in compiled]
     assert any(count <= MOST for count in counts) == (setting == "any"), compiled
     assert all(int(line.split()[1]) > 0 for line in after.splitlines() if line.startswith("drafted"))

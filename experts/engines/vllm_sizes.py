@@ -59,7 +59,7 @@ class Rounded:
         return self.multiply(padded, weight, bias)[:tokens]
 
 
-def settle(
+def fix_sizes(
     models: Iterable[nn.Module],
     dtype: torch.dtype,
     *,

@@ -53,15 +53,15 @@ class Worker(_worker_base()):  # type: ignore[misc]  # vLLM is untyped here
         # What is compiled as a whole has its sizes compiled in, or none.
         eager = self.vllm_config.model_config.enforce_eager
         if section.get("sizes") == "few" and eager and current_platform.is_cpu():
-            self._settle()
+            self._fix_sizes()
 
-    def _settle(self) -> None:
+    def _fix_sizes(self) -> None:
         """See ``vllm_sizes``. An engine runs without, too."""
         config = self.vllm_config.scheduler_config
         largest, depth = config.max_num_batched_tokens, self.vllm_config.speculative_config.num_speculative_tokens
         draft_model = getattr(getattr(self.model_runner, "drafter", None), "model", None)
         try:
-            done = vllm_sizes.settle(
+            done = vllm_sizes.fix_sizes(
                 [model for model in (self.model_runner.model, draft_model) if model is not None],
                 self.vllm_config.model_config.dtype,
                 largest=largest,
@@ -69,7 +69,8 @@ class Worker(_worker_base()):  # type: ignore[misc]  # vLLM is untyped here
             )
             logger.info("matrices are multiplied for few numbers of tokens, those up to %d are compiled", done)
         except Exception as error:  # noqa: BLE001 - whatever vLLM's layers are like, it is only about time
-            logger.warning("numbers of tokens stay as they are, first steps may be slow: %s", error)
+            kind = type(error).__name__
+            logger.warning("numbers of tokens stay as they are, first steps may be slow: %s: %s", kind, error)
 
     def _correct(self) -> None:
         if current_platform.is_cpu():

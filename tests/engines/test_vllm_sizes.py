@@ -1,4 +1,4 @@
-"""Numbers of tokens that matrices are multiplied for: few, enough, known before the first request, and no token
+"""Numbers of tokens that matrices are multiplied for: few, enough, known before the first request, and no product
 changes."""
 
 import subprocess
@@ -64,12 +64,12 @@ def test_sizes_are_few_and_hardly_more_than_what_is_asked() -> None:
 def test_products_are_those_of_the_layer_as_it_was(bias: bool) -> None:
     import torch
 
-    from experts.engines.vllm_sizes import settle
+    from experts.engines.vllm_sizes import fix_sizes
 
     torch.manual_seed(1)
     plain = layer(128, 96, bias=torch.randn(96).bfloat16() if bias else None)
     multiply = plain.cpu_linear
-    assert settle([plain], torch.bfloat16, largest=300, tried=40) == 40
+    assert fix_sizes([plain], torch.bfloat16, largest=300, tried=40) == 40
     for tokens in (1, 7, 16, 17, 23, 24, 65, 129, 299, 300, 320, 321, 500):
         inputs = torch.randn(tokens, 128).bfloat16()
         found = plain.cpu_linear(inputs, plain.weight, plain.bias)
@@ -80,7 +80,7 @@ def test_products_are_those_of_the_layer_as_it_was(bias: bool) -> None:
 def test_one_matrix_of_each_shape_is_tried_until_the_time_is_up() -> None:
     import torch
 
-    from experts.engines.vllm_sizes import LARGE, LIMIT, settle, sizes
+    from experts.engines.vllm_sizes import LARGE, LIMIT, fix_sizes, sizes
 
     now, seen = [0.0], []
 
@@ -96,7 +96,7 @@ def test_one_matrix_of_each_shape_is_tried_until_the_time_is_up() -> None:
     large.input_size, large.cpu_linear = 2, lambda inputs, weight, bias: torch.zeros(len(inputs), LARGE)
 
     shared = torch.nn.ModuleList([layers[0]])
-    assert settle([layers, shared], torch.float32, largest=100, tried=20, clock=lambda: now[0]) == 24
+    assert fix_sizes([layers, shared], torch.float32, largest=100, tried=20, clock=lambda: now[0]) == 24
     assert seen[5:] == [(size, width) for size in sizes(20) for width in (8, 32, 16)]
 
     assert layers[0].cpu_linear.multiply is counting
@@ -106,7 +106,7 @@ def test_one_matrix_of_each_shape_is_tried_until_the_time_is_up() -> None:
         now[0] += 0.3 * LIMIT
         return now[0]
 
-    assert settle([layers], torch.float32, largest=100, tried=20, clock=clock) == 3
+    assert fix_sizes([layers], torch.float32, largest=100, tried=20, clock=clock) == 3
 
 
 @pytest.mark.parametrize("setting", ["few", "any"])

@@ -12,6 +12,7 @@ from experts.api import DraftPeer, SpeculationState
 from experts.engines import vllm_seeds
 from experts.engines.vllm_options import SECTION
 from experts.engines.vllm_proposer import Proposer
+from experts.engines.vllm_sizes import Sizes
 from experts.engines.vllm_steps import Row, Steps, steps_of
 from experts.speculation.strict import Strict, pieces_of
 
@@ -149,6 +150,7 @@ class DraftingRunner(SpeculatingRunner):
     """For drafts from a draft pool, whose proposer is told who is who and chooses the depths itself."""
 
     drafter: Proposer
+    sizes: Sizes | None = None
     speculative_config: Any
     _draft_token_ids: Any
 
@@ -186,6 +188,8 @@ class DraftingRunner(SpeculatingRunner):
         self._ran = scheduler_output
         plain = scheduler_output.total_num_scheduled_tokens and not scheduler_output.scheduled_spec_decode_tokens
         self.speculative_config = None if plain and not self.model_config.is_hybrid else self._configured
+        if self.sizes is not None:
+            self.sizes.use(rounded=not plain)
         self._rests = bool(plain) and self._leads and self._resting()
         return after
 

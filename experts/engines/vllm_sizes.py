@@ -10,7 +10,7 @@ drafts.
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,13 +50,31 @@ class Rounded:
 
     def __call__(self, inputs: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         tokens = inputs.shape[0]
-        if tokens <= EXACT:  # plain decoding's, where every microsecond counts
+        if tokens <= EXACT:
             return self.multiply(inputs, weight, bias)
         place = bisect_left(self.known, tokens)
         if inputs.dim() != 2 or place == len(self.known) or self.known[place] == tokens:
             return self.multiply(inputs, weight, bias)
         padded = functional.pad(inputs, (0, 0, 0, self.known[place] - tokens))
         return self.multiply(padded, weight, bias)[:tokens]
+
+
+class Sizes:
+    """The layers whose numbers of tokens are rounded, which they are until somebody says otherwise. ``tried``: for how
+    many tokens everything was compiled."""
+
+    def __init__(self, layers: Sequence[Any], tried: int) -> None:
+        self.tried = tried
+        self._layers = [(layer, layer.cpu_linear.multiply, layer.cpu_linear) for layer in layers]
+        self._rounded = True
+
+    def use(self, *, rounded: bool) -> None:
+        """From now on, or no longer: what asks for no rounding is to be as fast as without it, and even to look at
+        every number of tokens takes time."""
+        if rounded != self._rounded:
+            self._rounded = rounded
+            for layer, plain, few in self._layers:
+                layer.cpu_linear = few if rounded else plain
 
 
 def fix_sizes(
@@ -66,13 +84,13 @@ def fix_sizes(
     largest: int,
     tried: int,
     clock: Callable[[], float] = time.perf_counter,
-) -> int:
+) -> Sizes:
     """Round the numbers of tokens for the matrices of the models, up to the ``largest`` of any step, and multiply once
-    by one matrix of each shape for each up to ``tried``, the smallest first. For how many tokens that was done when
-    ``LIMIT`` was reached. Those that are ``LARGE``, or that vLLM multiplies in other ways, as quantised ones, stay as
-    they are."""
+    by one matrix of each shape for each up to ``tried``, the smallest first, until ``LIMIT`` is reached. Those that are
+    ``LARGE``, or that vLLM multiplies in other ways, as quantised ones, stay as they are."""
     known = tuple(sizes(largest))
     kinds: dict[tuple[int, int, bool], tuple[Any, int]] = {}
+    rounded: list[Any] = []
     layers: Iterator[Any] = (layer for model in models for layer in model.modules())
     for layer in layers:
         multiply, width = getattr(layer, "cpu_linear", None), _width(layer)
@@ -83,6 +101,7 @@ def fix_sizes(
             continue
         if not isinstance(multiply, Rounded):  # else another model shares it
             layer.cpu_linear = Rounded(multiply, known)
+            rounded.append(layer)
         kinds.setdefault((width, features, getattr(layer, "bias", None) is None), (layer, width))
     began, done = clock(), 0
     for size in sizes(tried):
@@ -91,7 +110,7 @@ def fix_sizes(
         for layer, width in kinds.values():
             _product(layer, torch.zeros(size, width, dtype=dtype))
         done = size
-    return done
+    return Sizes(rounded, done)
 
 
 def _product(layer: Any, inputs: Tensor) -> Tensor:

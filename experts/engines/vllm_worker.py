@@ -61,13 +61,14 @@ class Worker(_worker_base()):  # type: ignore[misc]  # vLLM is untyped here
         largest, depth = config.max_num_batched_tokens, self.vllm_config.speculative_config.num_speculative_tokens
         draft_model = getattr(getattr(self.model_runner, "drafter", None), "model", None)
         try:
-            done = vllm_sizes.fix_sizes(
+            found = vllm_sizes.fix_sizes(
                 [model for model in (self.model_runner.model, draft_model) if model is not None],
                 self.vllm_config.model_config.dtype,
                 largest=largest,
                 tried=min(largest, config.max_num_seqs * (1 + depth)),
             )
-            logger.info("matrices are multiplied for few numbers of tokens, those up to %d are compiled", done)
+            self.model_runner.sizes = found
+            logger.info("matrices are multiplied for few numbers of tokens, those up to %d are compiled", found.tried)
         except Exception as error:  # noqa: BLE001 - whatever vLLM's layers are like, it is only about time
             kind = type(error).__name__
             logger.warning("numbers of tokens stay as they are, first steps may be slow: %s: %s", kind, error)

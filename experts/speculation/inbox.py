@@ -60,6 +60,12 @@ class Inbox:
         """The drafts that were made ahead for exactly this history [n]; it is asked for once."""
         return self._leads.take(session, tokens)
 
+    @property
+    def shadowing(self) -> bool:
+        """Whether shadow drafts are still to come, or to be compared."""
+        questions = (each.question for each in self._placement.replicas)
+        return len(self.shadows) > 0 or any(each is not None and each.ask.shadow for each in questions)
+
     def drop(self, session: str) -> None:
         self._leads.drop(session)
         self.shadows.drop(session)

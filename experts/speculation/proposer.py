@@ -143,7 +143,7 @@ class RemoteDrafts:
         self._offers: dict[str, _Offer] = {}
         self._rhythm = Rhythm()
         self._step = 0
-        self._shadowing = False
+        self._shadowing = self._resting = False
 
     def propose(
         self,
@@ -159,7 +159,7 @@ class RemoteDrafts:
         short and never raising, is called if answers are waited for; its time is part of the wait."""
         began = time.monotonic()
         self._step += 1
-        self._inbox.step = self._step
+        self._inbox.step, self._resting = self._step, rest > 0
         self._rhythm.began(began, frozenset(row.session for row in rows))
         self._inbox.drain(began)
         self._judge(rows, began)
@@ -190,6 +190,7 @@ class RemoteDrafts:
         now = time.monotonic()
         self._inbox.drain(now)
         verdicts = self._inbox.shadows.compare(rows)
+        self._shadowing = self._inbox.shadowing
         found: dict[Replica, bool] = {}
         for verdict in verdicts:
             if home := self._placement.kept_by(verdict.session):
@@ -216,7 +217,7 @@ class RemoteDrafts:
             if replica := self._placement.close(session):
                 closed.setdefault(replica, []).append(session)
         for replica, names in closed.items():
-            replica.link.send(DraftAsk(self._epoch, self._step, (), tuple(names), budget=0.0))
+            replica.ended(names, self._epoch, self._step, leisure=self._resting)
 
     def use(self, peers: Sequence[DraftPeer]) -> None:
         """Replace the known draft replicas. Sessions of one that is gone, or has a new life, start anew elsewhere."""

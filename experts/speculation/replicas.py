@@ -2,8 +2,10 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,6 +35,8 @@ FADING, RECALL = 0.8, 0.25
 seconds, so that it is measured again."""
 LEARNING, GUESS = 0.05, 0.5
 """Weight of the newest verdict in how often a replica's first draft is right, and what it is before there is any."""
+ENDED = 8
+"""Sessions that have ended of which a replica hears at the latest, if that has time: they keep others from places."""
 LONGEST = 6
 """Answers without drafts for a session, in a row, that still double the number of steps it is not waited for."""
 
@@ -111,6 +115,7 @@ class Replica:
         self._changes = changes
         self.time = AnswerTime()
         self._answer = 0.0
+        self._ended: list[str] = []
 
     @property
     def patience(self) -> float:
@@ -129,6 +134,9 @@ class Replica:
 
     def ask(self, ask: DraftAsk, now: float, *, answered: bool) -> bool:
         """Send it. ``answered``: something is expected to come back. False, and a miss, if nobody is connected."""
+        if self._ended:
+            ask = msgspec.structs.replace(ask, closed=tuple(self._ended))
+            self._ended.clear()
         if not self.link.send(ask):
             self._unmet = min(self._unmet, now)
             if now - self._unmet >= MEETING:
@@ -142,6 +150,14 @@ class Replica:
             kept = self.kept[row.session]
             kept.sent, kept.step, kept.whole = row.start + len(row.tokens), ask.step, row.start == 0
         return True
+
+    def ended(self, sessions: Iterable[str], epoch: int, step: int, *, leisure: bool) -> None:
+        """These have ended. With ``leisure`` it hears of them with the next ask, or when they are many or all: what a
+        message costs the one who sends it, whose core then runs the network too, is a twentieth of a short step."""
+        self._ended.extend(sessions)
+        if not leisure or len(self._ended) >= ENDED or not self.kept:
+            self.link.send(DraftAsk(epoch, step, (), tuple(self._ended), budget=0.0))
+            self._ended.clear()
 
     def answered(self, now: float, took: float | None = None) -> None:
         """Something useful came in time; ``took`` seconds, if it was waited for."""

@@ -69,7 +69,7 @@ def test_products_are_those_of_the_layer_as_it_was(bias: bool) -> None:
     torch.manual_seed(1)
     plain = layer(128, 96, bias=torch.randn(96).bfloat16() if bias else None)
     multiply = plain.cpu_linear
-    assert fix_sizes([plain], torch.bfloat16, largest=300, tried=40) == 40
+    assert fix_sizes([plain], torch.bfloat16, largest=300, tried=40).tried == 40
     for tokens in (1, 7, 16, 17, 23, 24, 65, 129, 299, 300, 320, 321, 500):
         inputs = torch.randn(tokens, 128).bfloat16()
         found = plain.cpu_linear(inputs, plain.weight, plain.bias)
@@ -96,7 +96,8 @@ def test_one_matrix_of_each_shape_is_tried_until_the_time_is_up() -> None:
     large.input_size, large.cpu_linear = 2, lambda inputs, weight, bias: torch.zeros(len(inputs), LARGE)
 
     shared = torch.nn.ModuleList([layers[0]])
-    assert fix_sizes([layers, shared], torch.float32, largest=100, tried=20, clock=lambda: now[0]) == 24
+    fixed = fix_sizes([layers, shared], torch.float32, largest=100, tried=20, clock=lambda: now[0])
+    assert fixed.tried == 24
     assert seen[5:] == [(size, width) for size in sizes(20) for width in (8, 32, 16)]
 
     assert layers[0].cpu_linear.multiply is counting
@@ -106,7 +107,33 @@ def test_one_matrix_of_each_shape_is_tried_until_the_time_is_up() -> None:
         now[0] += 0.3 * LIMIT
         return now[0]
 
-    assert fix_sizes([layers], torch.float32, largest=100, tried=20, clock=clock) == 3
+    assert fix_sizes([layers], torch.float32, largest=100, tried=20, clock=clock).tried == 3
+
+
+def test_numbers_are_rounded_only_while_that_is_asked_for() -> None:
+    import torch
+
+    from experts.engines.vllm_sizes import fix_sizes
+
+    seen = []
+
+    def counting(inputs, weight, bias):
+        seen.append(inputs.shape[0])
+        return inputs
+
+    layers = torch.nn.ModuleList(torch.nn.Module() for _ in range(2))
+    for each in layers:
+        each.cpu_linear, each.input_size = counting, 8
+    fixed = fix_sizes([layers], torch.float32, largest=100, tried=1)
+    found = []
+    for rounded in (None, False, False, True):
+        if rounded is not None:
+            fixed.use(rounded=rounded)
+        seen.clear()
+        for each in layers:
+            assert each.cpu_linear(torch.zeros(19, 8), None, None).shape == (19, 8)
+        found.append(tuple(seen))
+    assert found == [(24, 24), (19, 19), (19, 19), (24, 24)]
 
 
 @pytest.mark.parametrize("setting", ["few", "any"])

@@ -73,6 +73,34 @@ def test_closed_sessions_are_told_to_their_replica():
         assert seen[2].rows[0].start == 0
 
 
+def test_while_nobody_is_drafted_for_replicas_hear_of_closed_sessions_with_the_next_ask_or_all_at_once():
+    with scripted(good) as (seen, peer), verifier(peer) as drafts:
+        names = "abcdefghijkl"
+        drafts.propose([history(name, [1]) for name in names])
+        drafts.propose([history(name, [1], 0) for name in names], rest=50)
+        drafts.close(["a"])
+        drafts.close(["b"])
+        drafts.propose([history("c", [1, 2])])
+        assert [ask.closed for ask in seen] == [(), ("a", "b")]
+
+        drafts.propose([history("c", [1, 2], 0)], rest=50)
+        for name in names[2:]:
+            drafts.close([name])
+        drafts.propose([history("m", [1])])
+        assert [ask.closed for ask in seen[2:]] == [tuple("cdefghij"), tuple("kl"), ()]
+
+
+def test_a_session_that_comes_back_before_its_replica_heard_of_its_end_begins_anew():
+    with scripted(good) as (seen, peer), verifier(peer) as drafts:
+        drafts.propose([history("a", [1, 2]), history("b", [1])])
+        drafts.propose([history("a", [1, 2], 0)], rest=50)
+        drafts.close(["a"])
+        drafts.propose([history("a", [1])])
+        assert [(ask.closed, [(row.session, row.start, row.tokens) for row in ask.rows]) for ask in seen[1:]] == [
+            (("a",), [("a", 0, (1,))])
+        ]
+
+
 def test_a_lost_session_is_sent_again_from_the_start():
     def forgetful(ask):
         lost = tuple(row.session for row in ask.rows if row.start > 0)

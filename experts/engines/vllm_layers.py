@@ -62,6 +62,7 @@ class SpeculatingRunner:
     device: Any
     rejection_sampler: Any
     steps: Steps
+    sizes: Sizes | None = None
 
     def prepare(self, *, leads: bool) -> None:
         """``leads``: this worker's drafts are the ones the scheduler reads; the others need none."""
@@ -150,7 +151,6 @@ class DraftingRunner(SpeculatingRunner):
     """For drafts from a draft pool, whose proposer is told who is who and chooses the depths itself."""
 
     drafter: Proposer
-    sizes: Sizes | None = None
     speculative_config: Any
     _draft_token_ids: Any
 
@@ -188,7 +188,7 @@ class DraftingRunner(SpeculatingRunner):
         self._ran = scheduler_output
         plain = scheduler_output.total_num_scheduled_tokens and not scheduler_output.scheduled_spec_decode_tokens
         self.speculative_config = None if plain and not self.model_config.is_hybrid else self._configured
-        if self.sizes is not None:
+        if self.sizes is not None:  # the worker's, see ``vllm_sizes``
             self.sizes.use(rounded=not plain)
         self._rests = bool(plain) and self._leads and self._resting()
         return after

@@ -5,7 +5,7 @@ There vLLM multiplies with oneDNN, which compiles a kernel for every number of t
 cache that all layers share), in which time a small model makes a whole step. Plain decoding has as many tokens as
 requests, so soon all are known; with drafts there may be ``depth`` times as many more, any number of them. Most steps
 would then be among the first of their kind for long, and the controller would take what these take for the price of
-drafts.
+drafts. Steps without drafts need none of this: where drafts come from elsewhere, they are as in a plain engine.
 """
 
 import time

@@ -10,8 +10,6 @@ from experts.speculation import shadow
 from experts.speculation.stance import GAIN
 from experts.speculation.trials import Slots, Trials
 
-FRESH = 320
-"""Steps for which it is known what would become of drafts after shadow drafts were compared: longer than any rest."""
 RISING = 1.1
 """How much better than before the newest shadow drafts have to look for a closer look, if speculation would pay with
 them."""
@@ -22,6 +20,8 @@ REST, LONG_REST, LONGEST_REST = 18, 24, 256
 and looking costs time that plain decoding does not have to spare. The longest is for engines whose steps are so short
 that looks take a share of the time that matters: of 2.4 ms each, a look takes more than one. Requests of a kind that
 was not there before end a rest at once."""
+FRESH = LONGEST_REST + 64
+"""Steps for which it is known what would become of drafts after shadow drafts were compared: longer than any rest."""
 LOOKS = 0.005
 """Share of the time that may go into looks."""
 HABIT = 0.2

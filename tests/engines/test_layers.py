@@ -153,6 +153,24 @@ def test_a_step_with_drafts_or_without_tokens_is_no_rest(changes: dict[str, obje
     assert runner.speculative_config == "configured", "though nothing was sampled in between"
 
 
+def test_only_steps_with_drafts_multiply_for_few_numbers_of_tokens() -> None:
+    from experts.engines.vllm_sizes import Sizes
+
+    def plain(inputs, weight, bias) -> None: ...
+
+    def few(inputs, weight, bias) -> None: ...
+
+    few.multiply = plain
+    layer = SimpleNamespace(cpu_linear=few)
+    runner = runner_with(Steps(FixedDepth(0), depth=4, context=64), [])
+    runner.sizes = Sizes([layer], tried=1)
+    found = []
+    for drafts in ({}, {"a": [7]}, {"a": [7]}, {}):
+        runner._update_states(scheduled(scheduled_spec_decode_tokens=drafts))
+        found.append(layer.cpu_linear)
+    assert found == [plain, few, few, plain]
+
+
 def test_workers_that_do_not_lead_run_steps_without_drafts_as_short_and_draft_nothing() -> None:
     runner = runner_with(Steps(FixedDepth(4), depth=4, context=64), [])
     runner._leads = False

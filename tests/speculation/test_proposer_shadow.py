@@ -156,3 +156,18 @@ def test_those_of_a_session_that_ended_are_forgotten():
         assert drafts.compared([("b", np.array([1], np.int32))]) == []
         drafts.close(["a"])
         assert compared(drafts, ("a", [5, 1, 2, 3]), within=0.1) == []
+
+
+def test_once_all_were_compared_nobody_is_listened_to_until_others_were_asked_for(monkeypatch):
+    with scripted(good) as (_, peer), verifier(peer) as drafts:
+        listened = []
+        drain = drafts._inbox.drain
+        monkeypatch.setattr(drafts._inbox, "drain", lambda now: (listened.append(now), drain(now)))
+        drafts.propose([shadowed("a", [5]), shadowed("b", [5])])
+        assert compared(drafts, ("a", [5, 1, 2, 3])) == [Verdict("a", 3, 3)]
+        assert compared(drafts, ("b", [5, 1, 2, 3])) == [Verdict("b", 3, 3)]
+        before = len(listened)
+        assert drafts.compared([("a", np.array([5, 1, 2, 3], np.int32))]) == []
+        assert len(listened) == before
+        drafts.propose([shadowed("a", [5, 1, 2, 3])])
+        assert compared(drafts, ("a", [5, 1, 2, 3, 4, 5, 6])) == [Verdict("a", 3, 3)]
